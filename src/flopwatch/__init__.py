@@ -1,0 +1,1 @@
+"""Work, fit, speed and ceiling of PyTorch models, each number proved against an independent one."""

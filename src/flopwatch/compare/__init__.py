@@ -1,0 +1,1 @@
+"""Two numbers side by side: utilization, roofline, closed form against trace, run against run."""

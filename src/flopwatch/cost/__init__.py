@@ -1,0 +1,1 @@
+"""Closed forms: FLOPs, memory and traffic of a ModelSpec under a Workload, and the conventions of counting."""

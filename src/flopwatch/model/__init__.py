@@ -1,0 +1,1 @@
+"""Networks as numbers: ModelSpec, its parameters, presets and importers. Knows no batch, dtype or device."""

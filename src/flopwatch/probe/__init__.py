@@ -1,0 +1,1 @@
+"""Questions to the hardware, each in a process of its own. The parent needs no torch."""

@@ -1,0 +1,50 @@
+"""The record: one JSON envelope for everything that flopwatch counts, predicts or measures, with its schema."""
+
+from flopwatch.record.envelope import METHOD, SCHEMA, Kind, Record, load_record, make_record
+from flopwatch.record.results import (
+    RESULT_TYPES,
+    BenchResult,
+    CountResult,
+    DeviceResult,
+    FitResult,
+    FlopParts,
+    MemoryResult,
+    MfuResult,
+    NextBatch,
+    ParamParts,
+    PeakResult,
+    PeakRow,
+    ProbeRow,
+    ReportResult,
+    StepTime,
+    Uncounted,
+    UtilizationRow,
+)
+from flopwatch.record.schema import json_schema
+
+__all__ = [
+    "METHOD",
+    "RESULT_TYPES",
+    "SCHEMA",
+    "BenchResult",
+    "CountResult",
+    "DeviceResult",
+    "FitResult",
+    "FlopParts",
+    "Kind",
+    "MemoryResult",
+    "MfuResult",
+    "NextBatch",
+    "ParamParts",
+    "PeakResult",
+    "PeakRow",
+    "ProbeRow",
+    "Record",
+    "ReportResult",
+    "StepTime",
+    "Uncounted",
+    "UtilizationRow",
+    "json_schema",
+    "load_record",
+    "make_record",
+]

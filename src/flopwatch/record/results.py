@@ -1,0 +1,233 @@
+"""Results by kind: frozen data in base units, the unit in the name. What each command puts into its record."""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal
+
+import msgspec
+
+
+class _Result(msgspec.Struct, frozen=True, kw_only=True):
+    """Common ground of all results: plain data out."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as plain data, as it stands in the record."""
+        data: dict[str, Any] = msgspec.to_builtins(self)
+        return data
+
+
+class Uncounted(_Result, frozen=True, kw_only=True):
+    """An operator without a formula: what it is called, how often it ran, whether it looks like a matmul."""
+
+    op: str
+    calls: int
+    looks_like_matmul: bool = False
+
+
+class ParamParts(_Result, frozen=True, kw_only=True):
+    """Parameters: all of them, those that are trained, those that one token passes, and by part."""
+
+    total: int
+    trainable: int
+    parts: dict[str, int]
+    active: int | None = None
+
+
+class FlopParts(_Result, frozen=True, kw_only=True):
+    """FLOPs of one step: `total` is forward + backward (model FLOPs); recompute and in_kernel are the hardware's."""
+
+    forward: int
+    backward: int
+    recompute: int
+    total: int
+    per_token: float
+    parts: dict[str, int]
+    in_kernel: int = 0
+
+
+class CountResult(_Result, frozen=True, kw_only=True):
+    """How much work a model is."""
+
+    model: str
+    batch: int
+    seq_len: int
+    phase: str
+    params: ParamParts
+    flops: FlopParts
+    convention: str
+    source: Literal["closed-form", "trace"]
+    uncounted: list[Uncounted] = []
+    modules: dict[str, dict[str, int]] | None = None
+    operators: list[dict[str, Any]] | None = None
+    details: dict[str, Any] = {}
+
+
+class MemoryResult(_Result, frozen=True, kw_only=True):
+    """Peak memory by part, predicted."""
+
+    model: str
+    peak_bytes: int
+    parts: dict[str, int]
+    assumptions: list[str]
+    source: Literal["closed-form", "trace"] = "closed-form"
+    batch: int | None = None
+    seq_len: int | None = None
+    phase: str | None = None
+    details: dict[str, Any] = {}
+
+
+class ProbeRow(_Result, frozen=True, kw_only=True):
+    """One try on the hardware: the batch, how it ended, what it took."""
+
+    batch: int
+    outcome: Literal["ok", "oom", "timeout", "crashed", "killed"]
+    peak_bytes: int | None
+    wall_s: float
+    detail: str | None = None
+
+
+class NextBatch(_Result, frozen=True, kw_only=True):
+    """The proof that a batch is the largest: what happened to the one after it (`not tested` when nothing ran)."""
+
+    batch: int
+    outcome: str
+    how: Literal["ran", "proved", "not tested"] = "ran"
+
+
+class FitResult(_Result, frozen=True, kw_only=True):
+    """The largest batch that fits; `batch` is None when not even 1 does."""
+
+    model: str
+    phase: str
+    seq_len: int
+    dtype: str
+    batch: int | None
+    verified: bool
+    predicted_batch: int | None
+    predicted_peak_bytes: int | None
+    measured_peak_bytes: int | None
+    limit_bytes: int
+    limit_source: str
+    next: NextBatch | None
+    probes: list[ProbeRow]
+    details: dict[str, Any] = {}
+
+
+class StepTime(_Result, frozen=True, kw_only=True):
+    """Seconds for one step: the median of the samples, their 10th and 90th percentile, and every sample."""
+
+    median: float
+    p10: float
+    p90: float
+    samples: list[float]
+
+
+class UtilizationRow(_Result, frozen=True, kw_only=True):
+    """An achieved rate over a peak, both kept. `fraction` is None when the peak is unknown; `reason` says why."""
+
+    name: Literal["mfu", "hfu"]
+    fraction: float | None
+    convention: str
+    flops_per_s: float
+    peak_flops_per_s: float | None
+    peak_kind: Literal["datasheet", "measured", "user", "notebook"]
+    peak_source: str | None
+    reason: str | None = None
+
+
+class BenchResult(_Result, frozen=True, kw_only=True):
+    """How fast a step runs here, from samples after warm-up."""
+
+    model: str
+    batch: int
+    seq_len: int
+    dtype: str
+    phase: str
+    step_s: StepTime
+    tokens_per_s: float
+    model_flops_per_s: float
+    hardware_flops_per_s: float
+    peak_memory_bytes: int | None
+    utilization: list[UtilizationRow]
+    n_warmup: int
+    device: str
+    details: dict[str, Any] = {}
+
+
+class MfuResult(_Result, frozen=True, kw_only=True):
+    """MFU and HFU of a run whose speed is known, under one convention."""
+
+    model: str
+    tokens_per_s: float
+    n_devices: int
+    flops_per_token: float
+    model_tflops_per_device: float
+    mfu: float | None
+    hfu: float | None
+    convention: str
+    peak_flops_per_s: float | None
+    peak_source: str | None
+    device: str | None = None
+    reason: str | None = None
+    details: dict[str, Any] = {}
+
+
+class PeakResult(_Result, frozen=True, kw_only=True):
+    """The highest matmul rate that this machine reached, and its memory bandwidth."""
+
+    device: str
+    dtype: str
+    flops_per_s: float
+    shape: list[int]
+    bandwidth_bytes_per_s: float | None
+    datasheet_flops_per_s: float | None
+    fraction: float | None
+    details: dict[str, Any] = {}
+
+
+class PeakRow(_Result, frozen=True, kw_only=True):
+    """One published ceiling: dense is the denominator, sparse is only shown."""
+
+    dtype: str
+    unit: str
+    accumulate: str | None
+    dense_flops_per_s: float | None
+    sparse_flops_per_s: float | None
+    source: str
+    is_default: bool = False
+    confidence: str | None = None
+
+
+class DeviceResult(_Result, frozen=True, kw_only=True):
+    """One device variant and its published ceilings."""
+
+    vendor: str
+    device: str
+    variant: str
+    peaks: list[PeakRow]
+    memory_bytes: int | None
+    bandwidth_bytes_per_s: float | None
+    details: dict[str, Any] = {}
+
+
+class ReportResult(_Result, frozen=True, kw_only=True):
+    """Everything known of one model: work, fit, speed. The main job's result."""
+
+    model: str
+    counts: list[CountResult]
+    fits: list[FitResult]
+    benches: list[BenchResult]
+    skipped: list[dict[str, str]] = []
+    details: dict[str, Any] = {}
+
+
+RESULT_TYPES: Final[dict[str, type[_Result]]] = {
+    "count": CountResult,
+    "memory": MemoryResult,
+    "fit": FitResult,
+    "bench": BenchResult,
+    "peak": PeakResult,
+    "devices": DeviceResult,
+    "mfu": MfuResult,
+    "report": ReportResult,
+}

@@ -1,0 +1,1 @@
+"""Record to terminal, HTML, Markdown, CSV. Counts and measures nothing."""
