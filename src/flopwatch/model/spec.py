@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from typing import Any, Final, Literal
@@ -240,6 +239,8 @@ def spec_from_fields(fields: Mapping[str, Any]) -> ModelSpec:
     known = {field.name for field in msgspec.structs.fields(ModelSpec)}
     for name in fields:
         if name not in known:
+            import difflib  # only a wrong field pays for it
+
             near = difflib.get_close_matches(str(name), known, n=1)
             hint = f"did you mean {near[0]}?" if near else "the fields of a spec are listed in docs/models.md"
             raise SpecError(f"{name!r} is not a field of a model", hint=hint)
