@@ -24,14 +24,14 @@ def fetch_config(name: str) -> Path:
         raise InputError(f"{name!r} names no model on the hub", hint="write it like hf:openai-community/gpt2")
     try:
         import huggingface_hub
-        from huggingface_hub import errors
+        from huggingface_hub import constants, errors
     except ImportError as error:
         raise MissingError(f"{name} needs huggingface_hub", hint="pip install 'flopwatch[hf]'") from error
-    is_online = _is_reachable(huggingface_hub.constants.ENDPOINT)
+    is_online = _is_reachable(constants.ENDPOINT)
     try:
         path = huggingface_hub.hf_hub_download(name.removeprefix("hf:"), "config.json", local_files_only=not is_online)
     except errors.LocalEntryNotFoundError as error:
-        endpoint = huggingface_hub.constants.ENDPOINT
+        endpoint = constants.ENDPOINT
         raise MissingError(
             f"{name} cannot be fetched: {endpoint} is not reachable and its cache has no copy",
             hint="give the path of a config.json instead",

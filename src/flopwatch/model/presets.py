@@ -38,7 +38,7 @@ def find_preset(name: str) -> Preset | None:
 
 @functools.cache
 def _tables() -> dict[str, str]:
-    """Name -> the TOML text of its table: one model is asked for, and parsing all of them would cost more than its count."""
+    """Name -> the TOML text of its table: one model is asked for, and parsing all of them costs more than a count."""
     text = _FILE.read_text(encoding="utf-8")
     headers = list(_HEADER.finditer(text))
     ends = [header.start() for header in headers[1:]] + [len(text)]
