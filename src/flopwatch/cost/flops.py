@@ -66,9 +66,31 @@ def head_weights(spec: ModelSpec) -> Tally:
     return Tally(parts)
 
 
+def mtp_weights(spec: ModelSpec) -> Tally:
+    """Matmul weights that one token passes in the multi-token-prediction modules (DeepSeek-V3), all together.
+
+    Each module is a projection of 2d to d, one whole layer, and the output head once more.
+    """
+    parts = {"mtp.projection": 2 * spec.d_model * spec.d_model}
+    parts |= {f"mtp.layer.attention.{name}": n for name, n in attention_weights(spec).items()}
+    if spec.moe is None:
+        parts |= {f"mtp.layer.ffn.{name}": n for name, n in ffn_weights(spec, spec.d_ff).items()}
+    else:
+        moe = spec.moe
+        parts["mtp.layer.moe.router"] = spec.d_model * moe.n_experts
+        for name, n in ffn_weights(spec, moe.d_ff_expert).items():
+            parts[f"mtp.layer.moe.{name}"] = n * moe.experts_per_token
+        for name, n in ffn_weights(spec, moe.d_ff_shared).items():
+            parts[f"mtp.layer.shared.{name}"] = n
+        parts["mtp.layer.shared.router_gate"] = spec.d_model if moe.shared_gate else 0
+    parts["mtp.head"] = head_weights(spec).total
+    return Tally({name: n * spec.n_mtp_layers for name, n in parts.items() if n})
+
+
 def forward_flops(spec: ModelSpec, workload: Workload) -> Tally:
     """Matmul FLOPs of one forward pass by part, all scores of the attention computed.
 
+    Multi-token-prediction modules work in training and in the full forward pass, not in prefill and decode.
     For a GPT (b sequences of T tokens, L layers of width d, vocabulary V) the total is 2bT(12Ld^2 + dV) + 4bT^2dL.
     """
     n_sequences = workload.batch * workload.n_accumulate
@@ -81,6 +103,11 @@ def forward_flops(spec: ModelSpec, workload: Workload) -> Tally:
     n_logit_rows = n_sequences * workload.n_logit_positions
     for name, n in head_weights(spec).items():
         parts[name] = 2 * n_logit_rows * n  # [R,D] @ [D,V]
+    if spec.n_mtp_layers and workload.phase in {"train", "forward"}:
+        parts |= {name: 2 * n_rows * n for name, n in mtp_weights(spec).items()}
+        n_mtp_scores = n_scores // spec.n_layers * spec.n_mtp_layers
+        parts["mtp.layer.attention.scores"] = 2 * n_mtp_scores * spec.d_head
+        parts["mtp.layer.attention.values"] = 2 * n_mtp_scores * d_value
     return Tally(parts)
 
 
@@ -96,15 +123,15 @@ def step_flops(spec: ModelSpec, workload: Workload, *, early_stop: bool = True) 
         return StepFlops(forward=forward, backward=Tally(), recompute=Tally(), in_kernel=Tally())
     recompute = Tally()
     if workload.recompute == "full":
-        recompute = forward.only("layers")
+        recompute = forward.only("layers", "mtp.layer")
         if early_stop:
             recompute = recompute.without(*_last_matmuls(spec))
     in_kernel = Tally()
     if workload.attention == "flash":
-        in_kernel = forward.only("layers.attention.scores")
+        in_kernel = forward.only("layers.attention.scores", "mtp.layer.attention.scores")
     return StepFlops(forward=forward, backward=forward * 2, recompute=recompute, in_kernel=in_kernel)
 
 
 def _last_matmuls(spec: ModelSpec) -> tuple[str, ...]:
     """The parts whose result ends a layer: computing them again would change nothing that backward needs."""
-    return ("layers.ffn.down",) if spec.moe is None else ()
+    return ("layers.ffn.down", "mtp.layer.ffn.down") if spec.moe is None else ()
