@@ -1,0 +1,50 @@
+# flopwatch: each target does its own set-up from a clean clone.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := demo
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: setup setup-dev demo test check bench docs clean
+
+# The `flopwatch` command in .venv.
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+# What the tests need on top: checkers, browsers' driver, and the libraries that flopwatch is compared with.
+setup-dev: $(VENV)/.ready-dev
+
+$(VENV)/.ready-dev: $(VENV)/.ready
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,hf,lightning,peers]'
+	touch $@
+
+# The main job on real models: FLOPs, largest batch, speed and MFU of the four GPTs on this machine, one HTML page.
+demo: setup
+	mkdir -p $(DEMO)
+	$(BIN)/flopwatch report gpt-small gpt-medium gpt-large gpt-xl --store $(DEMO)/demo.db --html $(DEMO)/report.html
+
+# Everything: what `make check` does, then all tests.
+test: setup-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+# Format, lint, types and the fast tests, in under two minutes.
+check: setup-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest -m "not slow and not browser"
+
+# Ratios against the peers, measured in one run; docs/benchmarks.md holds the last table.
+bench: setup-dev
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) $(DEMO) build dist site *.egg-info src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,67 @@
+"""The command line: one file a command, and the only place that prints."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+import cyclopts
+
+import flopwatch
+from flopwatch import errors
+
+COMMANDS: Final = ("count",)
+"""Every command; `flopwatch NAME` runs `NAME` of `flopwatch/cli/NAME.py`."""
+
+
+def build_app() -> cyclopts.App:
+    """The application with all commands, each loaded only when it is run."""
+    app = cyclopts.App(
+        name="flopwatch",
+        help="How much work a PyTorch model is, whether it fits, how fast it runs here, and how fast it could.",
+        version=flopwatch.__version__,
+        help_format="markdown",
+    )
+    for name in COMMANDS:
+        app.command(f"flopwatch.cli.{name}:{name}", name=name)
+    return app
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one command and exit with its code; an expected error is one line on stderr."""
+    sys.exit(run(sys.argv[1:] if argv is None else argv))
+
+
+def run(argv: Sequence[str]) -> int:
+    """The exit code of one command (product.md): 0, 1 failure, 2 usage, 3 does not fit, 4 missing, 130 interrupted."""
+    from flopwatch.cli.settings import settings
+
+    app = build_app()
+    try:
+        app.config = settings()
+        code = app(list(argv), exit_on_error=False, print_error=False, result_action="return_value")
+        sys.stdout.flush()
+    except errors.FlopwatchError as error:
+        return _say(str(error), error.exit_code)
+    except cyclopts.CycloptsError as error:
+        command = " ".join(["flopwatch", *(error.command_chain or ())])
+        return _say(f"{_one_line(str(error))}; see `{command} --help`", errors.EXIT_USAGE)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads on: end quietly
+        return errors.EXIT_OK
+    except KeyboardInterrupt:
+        return _say("interrupted; what was measured is kept", errors.EXIT_INTERRUPTED)
+    except OSError as error:
+        return _say(f"{error.strerror or error}: {error.filename or 'standard output'}", errors.EXIT_FAILURE)
+    return code if isinstance(code, int) else errors.EXIT_OK
+
+
+def _say(text: str, code: int) -> int:
+    print(f"flopwatch: {text}", file=sys.stderr)
+    return code
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
