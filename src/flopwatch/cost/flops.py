@@ -125,13 +125,13 @@ def step_flops(spec: ModelSpec, workload: Workload, *, early_stop: bool = True) 
     if workload.recompute == "full":
         recompute = forward.only("layers", "mtp.layer")
         if early_stop:
-            recompute = recompute.without(*_last_matmuls(spec))
+            recompute = recompute.without(*last_matmuls(spec))
     in_kernel = Tally()
     if workload.attention == "flash":
         in_kernel = forward.only("layers.attention.scores", "mtp.layer.attention.scores")
     return StepFlops(forward=forward, backward=forward * 2, recompute=recompute, in_kernel=in_kernel)
 
 
-def _last_matmuls(spec: ModelSpec) -> tuple[str, ...]:
+def last_matmuls(spec: ModelSpec) -> tuple[str, ...]:
     """The parts whose result ends a layer: computing them again would change nothing that backward needs."""
     return ("layers.ffn.down", "mtp.layer.ffn.down") if spec.moe is None else ()
