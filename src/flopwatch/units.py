@@ -38,7 +38,7 @@ def _scaled(text: str, scales: dict[str, int], what: str, examples: str) -> floa
 
 def _whole(text: str, scales: dict[str, int], what: str, examples: str) -> int:
     plain = text.strip().replace("_", "").replace(",", "")
-    if plain.isdecimal() and len(plain) < 19:
+    if plain.isascii() and plain.isdecimal() and len(plain) < 19:
         return int(plain)
     value = _scaled(text, scales, what, examples)
     if value != int(value):

@@ -12,8 +12,10 @@ import cyclopts
 import flopwatch
 from flopwatch import errors
 
-COMMANDS: Final = ("count",)
-"""Every command; `flopwatch NAME` runs `NAME` of `flopwatch/cli/NAME.py`."""
+COMMANDS: Final = {
+    "count": "Parameters and FLOPs of a model, by part.",
+}
+"""Every command and what it answers; `flopwatch NAME` runs the function `NAME` of `flopwatch/cli/NAME.py`."""
 
 
 def build_app() -> cyclopts.App:
@@ -23,9 +25,10 @@ def build_app() -> cyclopts.App:
         help="How much work a PyTorch model is, whether it fits, how fast it runs here, and how fast it could.",
         version=flopwatch.__version__,
         help_format="markdown",
+        default_parameter=cyclopts.Parameter(show_env_var=False),
     )
-    for name in COMMANDS:
-        app.command(f"flopwatch.cli.{name}:{name}", name=name)
+    for name, answers in COMMANDS.items():
+        app.command(f"flopwatch.cli.{name}:{name}", name=name, help=answers)
     return app
 
 
@@ -36,8 +39,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run(argv: Sequence[str]) -> int:
     """The exit code of one command (product.md): 0, 1 failure, 2 usage, 3 does not fit, 4 missing, 130 interrupted."""
+    from flopwatch.cli.request import remember
     from flopwatch.cli.settings import settings
 
+    remember(tuple(argv))
     app = build_app()
     try:
         app.config = settings()

@@ -1,0 +1,75 @@
+"""fw.count: how much work a model is, in closed form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from flopwatch.cost.convention import Convention, count_flops, find_convention
+from flopwatch.cost.flops import StepFlops
+from flopwatch.model.load import load_spec
+from flopwatch.model.params import count_active_params, count_params
+from flopwatch.model.spec import ModelSpec
+from flopwatch.record import CountResult, FlopParts, ParamParts
+from flopwatch.workload import Workload
+
+DEFAULT_SEQ_LEN = 1024
+
+
+def resolve_spec(model: str | ModelSpec, changes: Mapping[str, str] | None = None) -> ModelSpec:
+    """The spec that a user means: itself, or what `load_spec` finds under that name."""
+    return model if isinstance(model, ModelSpec) else load_spec(model, changes)
+
+
+def default_seq_len(spec: ModelSpec) -> int:
+    """The sequence length when none is given: 1024 tokens, or the whole context where that is shorter."""
+    return min(DEFAULT_SEQ_LEN, spec.max_seq_len)
+
+
+def count(
+    model: str | ModelSpec,
+    workload: Workload | None = None,
+    *,
+    convention: str | Convention = "matmul",
+    changes: Mapping[str, str] | None = None,
+) -> CountResult:
+    """Parameters and FLOPs of one step of `workload` (batch 1, forward, 1024 tokens when left out), by part.
+
+    Exact integers under the named convention, from the spec alone: no torch. Raises SpecError for a sequence longer
+    than the context, UnknownModelError and InputError for names that are not known.
+    """
+    spec = resolve_spec(model, changes)
+    work = workload or Workload(seq_len=default_seq_len(spec))
+    spec.check_seq_len(work.seq_len)
+    rule = find_convention(convention) if isinstance(convention, str) else convention
+    return CountResult(
+        model=spec.name,
+        batch=work.batch,
+        seq_len=work.seq_len,
+        phase=work.phase,
+        params=_params(spec),
+        flops=_flops(count_flops(spec, work, rule), work),
+        convention=rule.name,
+        source="closed-form",
+    )
+
+
+def _params(spec: ModelSpec) -> ParamParts:
+    parts = count_params(spec)
+    return ParamParts(
+        total=parts.total,
+        trainable=parts.total,
+        parts=parts.to_dict(),
+        active=count_active_params(spec) if spec.moe is not None else None,
+    )
+
+
+def _flops(step: StepFlops, work: Workload) -> FlopParts:
+    return FlopParts(
+        forward=step.forward.total,
+        backward=step.backward.total,
+        recompute=step.recompute.total,
+        in_kernel=step.in_kernel.total,
+        total=step.model_flops,
+        per_token=step.model_flops / work.n_tokens,
+        parts=(step.forward + step.backward).to_dict(),
+    )
