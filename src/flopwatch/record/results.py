@@ -155,7 +155,11 @@ class BenchResult(_Result, frozen=True, kw_only=True):
 
 
 class MfuResult(_Result, frozen=True, kw_only=True):
-    """MFU and HFU of a run whose speed is known, under one convention."""
+    """MFU and HFU of a run whose speed is known, under one convention.
+
+    A convention's source prints one figure as "TFLOPs", model or hardware: it is `stated_tflops_per_device`.
+    `utilization` has the rows that `mfu` and `hfu` come from, `beside` the same run under other conventions.
+    """
 
     model: str
     tokens_per_s: float
@@ -169,6 +173,18 @@ class MfuResult(_Result, frozen=True, kw_only=True):
     peak_source: str | None
     device: str | None = None
     reason: str | None = None
+    seq_len: int | None = None
+    dtype: str | None = None
+    phase: str | None = None
+    recompute: str | None = None
+    peak_kind: str | None = None
+    hardware_tflops_per_device: float | None = None
+    stated_tflops_per_device: float | None = None
+    stated_quantity: Literal["model", "hardware"] | None = None
+    hfu_reason: str | None = None
+    utilization: list[UtilizationRow] = []
+    beside: list[UtilizationRow] = []
+    notes: list[str] = []
     details: dict[str, Any] = {}
 
 
