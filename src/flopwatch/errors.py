@@ -44,6 +44,14 @@ class UnknownModelError(InputError):
     """No preset, file or model type of that name (exit code 2)."""
 
 
+class UnknownDeviceError(InputError):
+    """No device of that name in the catalogue or the user's file (exit code 2)."""
+
+
+class AmbiguousDeviceError(InputError):
+    """Several devices have that name, and their peaks differ (exit code 2)."""
+
+
 class DeviceFileError(InputError):
     """A user's device file that cannot be used: file, key and reason (exit code 2)."""
 
