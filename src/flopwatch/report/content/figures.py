@@ -1,0 +1,93 @@
+"""Figures as words: a percentage with its denominator and source, an unknown with its reason, a signed error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from flopwatch import units
+from flopwatch.record import UtilizationRow
+from flopwatch.report.document import Fact, Note
+from flopwatch.report.messages import Words
+
+_ORDER: Final = ("datasheet", "user", "measured", "notebook")
+
+
+def source_of(row: UtilizationRow, words: Words) -> str:
+    """Where a denominator comes from: `A100 SXM bf16 dense, datasheet`; the kind is said once."""
+    kind = words(f"kind.{row.peak_kind}")
+    source = row.peak_source or ""
+    if row.peak_kind in source or kind in source:
+        return source
+    return f"{source}, {kind}" if source else kind
+
+
+def utilization_text(row: UtilizationRow, words: Words) -> str:
+    """`21.3 % of 312.0 TFLOP/s (A100 SXM bf16 dense, datasheet)`, or n/a with its reason."""
+    if row.fraction is None or row.peak_flops_per_s is None:
+        reason = row.reason or words("use.no_reason")
+        return words("use.unknown", kind=words(f"kind.{row.peak_kind}"), reason=reason)
+    return words(
+        "use.share",
+        percent=units.format_percent(row.fraction),
+        peak=units.format_rate(row.peak_flops_per_s),
+        source=source_of(row, words),
+    )
+
+
+def utilization_facts(rows: Sequence[UtilizationRow], words: Words) -> list[Fact]:
+    """One line a ratio and convention, all its denominators in it."""
+    several = len({row.convention for row in rows}) > 1
+    lines: dict[tuple[str, str], list[UtilizationRow]] = {}
+    for row in sorted(rows, key=lambda row: _ORDER.index(row.peak_kind)):
+        lines.setdefault((row.name, row.convention), []).append(row)
+    return [
+        Fact(
+            label=f"{name.upper()} ({convention})" if several else name.upper(),
+            value="; ".join(utilization_text(row, words) for row in group),
+            style="strong",
+        )
+        for (name, convention), group in sorted(lines.items(), key=lambda item: item[0][0] != "mfu")
+    ]
+
+
+def above_peak_notes(rows: Iterable[UtilizationRow], words: Words) -> list[Note]:
+    """A warning for every ratio above 1."""
+    return [
+        Note(
+            text=words(
+                "use.above",
+                name=row.name.upper(),
+                percent=units.format_percent(row.fraction),
+                peak=units.format_rate(row.peak_flops_per_s),
+            ),
+            style="warn",
+        )
+        for row in rows
+        if row.fraction is not None and row.peak_flops_per_s is not None and row.fraction > 1
+    ]
+
+
+def short_use(rows: Sequence[UtilizationRow], name: str, kind: str, words: Words) -> str:
+    """The bare percentage of a table's cell (its column names the denominator), n/a where it is unknown."""
+    for row in rows:
+        if row.name == name and row.peak_kind == kind and row.fraction is not None:
+            return units.format_percent(row.fraction)
+    return words("na")
+
+
+def convention_text(name: str, details: Mapping[str, Any], words: Words) -> str:
+    """The convention by name, and in words where the record has them (`title` and `formula` of its details)."""
+    if "title" not in details or "formula" not in details:
+        return words("count.convention_value", convention=name)
+    return words("count.convention_titled", convention=name, title=details["title"], formula=details["formula"])
+
+
+def error_text(predicted: float, measured: float) -> str:
+    """How far a prediction is from what was measured, with its sign: `+1.4 %` is too high."""
+    return f"{100 * (predicted - measured) / measured:+.1f} %"
+
+
+def rate_text(tokens_per_s: float) -> str:
+    """Tokens a second: whole numbers with separators, three digits below 100."""
+    return f"{tokens_per_s:,.0f}" if tokens_per_s >= 100 else f"{tokens_per_s:.3g}"
