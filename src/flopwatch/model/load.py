@@ -58,7 +58,7 @@ def _raw_fields(name: str) -> dict[str, Any]:
         from flopwatch.model.hub import fetch_config
 
         path = fetch_config(name)
-        return _config_fields(_parse(_read(path), path), name)
+        return _config_fields(_parse(_read(path), path), name, name.removeprefix("hf:"))
     if is_factory(name):
         raise InputError(f"{name} is a Python callable and has no closed form", hint="use count --trace, which runs it")
     path = Path(name)
@@ -93,7 +93,8 @@ def _file_fields(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise InputError(f"{path} holds no table of fields", hint="see the fields of a spec in docs/models.md")
     if path.suffix != ".toml" and _is_config(data):
-        return _config_fields(data, str(path))
+        name = path.resolve().parent.name if path.name == "config.json" else path.stem
+        return _config_fields(data, str(path), name)
     return {"name": path.stem, **data}
 
 
@@ -129,10 +130,15 @@ def _is_config(data: Mapping[str, Any]) -> bool:
     return bool({"model_type", "architectures", "transformers_version"} & data.keys())
 
 
-def _config_fields(config: Any, source: str) -> dict[str, Any]:
+def _config_fields(config: Any, source: str, name: str) -> dict[str, Any]:
+    """Field -> value from a config.json, named after its place; a part of a model keeps saying so in its name."""
+    if not isinstance(config, dict):
+        raise InputError(f"{source} holds no table of keys", hint="give a model's config.json")
     from flopwatch.model.huggingface import config_fields
 
-    return config_fields(config, source)
+    fields = config_fields(config, source)
+    part = fields.pop("part", None)
+    return {"name": f"{name} ({part})" if part else name, **fields}
 
 
 def _change(fields: dict[str, Any], field: str, text: str, changes: Mapping[str, str]) -> None:

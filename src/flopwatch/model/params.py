@@ -40,6 +40,8 @@ def count_active_params(spec: ModelSpec) -> int:
 
 def norm_params(spec: ModelSpec) -> int:
     """Parameters of one norm over d_model."""
+    if not spec.norm_affine:
+        return 0
     return spec.d_model * (2 if spec.norm_bias else 1)
 
 
@@ -101,6 +103,7 @@ def _moe(spec: ModelSpec, moe: MoESpec) -> dict[str, int]:
     experts = sum(_ffn_matrices(spec, moe.d_ff_expert).values())
     shared = sum(_ffn_matrices(spec, moe.d_ff_shared).values())
     bias = moe.n_experts * _ffn_bias(spec, moe.d_ff_expert) if moe.expert_bias else 0
+    bias += _ffn_bias(spec, moe.d_ff_shared) if moe.shared_bias else 0
     return {
         "router": spec.d_model * moe.n_experts + (moe.n_experts if moe.router_bias else 0),
         "experts": moe.n_experts * experts,

@@ -13,13 +13,14 @@ from flopwatch.errors import SpecError
 # A field left out is worked out from the others in __post_init__, so that every reader sees an int.
 _DERIVED: Any = None
 _MOST: Final = 1 << 40  # past any network; keeps a typing slip from becoming an absurd count
+_MOST_LAYERS: Final = 1 << 20  # layers are gone through one by one, widths are not
 
 
 class MoESpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A mixture of experts in place of the FFN: `n_experts` of width `d_ff_expert`, `experts_per_token` of them active.
 
     `d_ff_shared` is the width of the experts that every token passes, all together. The layers before
-    `first_dense_layers` and those off the `layer_step` grid keep the dense FFN.
+    `first_dense_layers`, those off the `layer_step` grid and those named in `dense_layers` (from 0) keep the dense FFN.
     """
 
     n_experts: int
@@ -29,8 +30,10 @@ class MoESpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     d_ff_shared: int = _DERIVED
     first_dense_layers: int = 0
     layer_step: int = 1
+    dense_layers: tuple[int, ...] = ()
     router_bias: bool = False
     expert_bias: bool = False
+    shared_bias: bool = False
     shared_gate: bool = False
 
     def __post_init__(self) -> None:
@@ -42,6 +45,11 @@ class MoESpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             raise SpecError(
                 f"moe.experts_per_token={self.experts_per_token} is more than moe.n_experts={self.n_experts}",
                 hint="a token passes at most every expert",
+            )
+        if list(self.dense_layers) != sorted({layer for layer in self.dense_layers if layer >= 0}):
+            raise SpecError(
+                f"moe.dense_layers={list(self.dense_layers)} is not a rising list of layer numbers",
+                hint="layers are numbered from 0",
             )
         if (self.d_ff_shared > 0) != (self.n_shared_experts > 0):
             raise SpecError(
@@ -106,6 +114,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     d_embed: int = _DERIVED
     n_extra_positions: int = 0
     attention_sinks: bool = False
+    norm_affine: bool = True
 
     def __post_init__(self) -> None:
         _check_positive(self, "n_layers", "d_model", "n_heads", "vocab_size", "max_seq_len")
@@ -114,15 +123,11 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         _check_not_negative(self, "n_mtp_layers", "norms_per_layer", "n_extra_positions")
         self._check_heads()
         self._check_window()
+        self._check_layers()
         if self.padded_vocab_size < self.vocab_size:
             raise SpecError(
                 f"padded_vocab_size={self.padded_vocab_size} is below vocab_size={self.vocab_size}",
                 hint="padding only adds rows; leave it out for none",
-            )
-        if self.moe is not None and self.moe.first_dense_layers > self.n_layers:
-            raise SpecError(
-                f"moe.first_dense_layers={self.moe.first_dense_layers} is more than n_layers={self.n_layers}",
-                hint="it counts the leading layers that keep the dense FFN",
             )
 
     def _derive(self) -> None:
@@ -156,6 +161,22 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             raise SpecError(
                 f"n_heads={self.n_heads} is not divisible by n_kv_heads={self.n_kv_heads}",
                 hint="every key-value head serves the same number of query heads",
+            )
+
+    def _check_layers(self) -> None:
+        if self.n_layers > _MOST_LAYERS:
+            raise SpecError(f"n_layers={self.n_layers} is more than {_MOST_LAYERS}", hint="no network has so many")
+        if self.moe is None:
+            return
+        if self.moe.first_dense_layers > self.n_layers:
+            raise SpecError(
+                f"moe.first_dense_layers={self.moe.first_dense_layers} is more than n_layers={self.n_layers}",
+                hint="it counts the leading layers that keep the dense FFN",
+            )
+        if self.moe.dense_layers and self.moe.dense_layers[-1] >= self.n_layers:
+            raise SpecError(
+                f"moe.dense_layers names layer {self.moe.dense_layers[-1]} of n_layers={self.n_layers}",
+                hint="layers are numbered from 0",
             )
 
     def _check_window(self) -> None:
@@ -197,7 +218,8 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         """Layers whose FFN is a mixture of experts."""
         if self.moe is None:
             return 0
-        return (self.n_layers - self.moe.first_dense_layers) // self.moe.layer_step
+        on_grid = (self.n_layers - self.moe.first_dense_layers) // self.moe.layer_step
+        return on_grid - sum(self._is_on_grid(layer) for layer in self.moe.dense_layers)
 
     @property
     def n_dense_layers(self) -> int:
@@ -216,6 +238,9 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     def is_moe(self, layer: int) -> bool:
         """Whether layer number `layer` (from 0) has experts: every `layer_step`-th one after the dense ones."""
+        return self._is_on_grid(layer) and self.moe is not None and layer not in self.moe.dense_layers
+
+    def _is_on_grid(self, layer: int) -> bool:
         if self.moe is None or layer < self.moe.first_dense_layers:
             return False
         return (layer - self.moe.first_dense_layers + 1) % self.moe.layer_step == 0
