@@ -14,6 +14,7 @@ from flopwatch import errors
 
 COMMANDS: Final = {
     "count": "Parameters and FLOPs of a model, by part.",
+    "devices": "Published peaks of known devices, and what this machine is.",
     "mfu": "MFU and HFU of a run that you already have.",
 }
 """Every command and what it answers; `flopwatch NAME` runs the function `NAME` of `flopwatch/cli/NAME.py`."""

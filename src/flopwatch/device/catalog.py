@@ -26,6 +26,7 @@ _VENDOR_WORDS: Final = frozenset(
     | {"generation", "edition", "gpu"}
 )
 _OPTIONAL_WORDS: Final = frozenset(("rtx", "tpu", "data", "center"))
+_WAY_OUT: Final = "give --peak-tflops, or measure with `flopwatch peak`"
 _PARTS: Final = (
     (r"\bMIG\b", "a MIG slice"),
     (r"(?i)laptop|mobile|max-q", "a laptop part or a power-limited one"),
@@ -89,17 +90,26 @@ def load_device(name: str, *, dtype: str | None = None) -> Device:
 
     Variants that agree on the peak of `dtype` are answered by one Device without what they differ in.
     """
-    candidates = find_candidates(name)
+    candidates = load_candidates(name)
     if len(candidates) == 1:
         return candidates[0]
-    if not candidates:
-        raise errors.UnknownDeviceError(f"no device is called {name!r}", hint=_hint_for_unknown(name))
     peaks = {candidate.label: candidate.peak(dtype) if dtype else None for candidate in candidates}
     rates = {peak.dense_flops_per_s if peak else None for peak in peaks.values()}
     if len(rates) == 1 and None not in rates and len({candidate.device for candidate in candidates}) == 1:
         return _merged(candidates)
     listed = ", ".join(_candidate_text(label, peak) for label, peak in peaks.items())
     raise errors.AmbiguousDeviceError(f"{name!r} can be {listed}", hint="name the variant")
+
+
+def load_candidates(name: str) -> tuple[Device, ...]:
+    """Every device that a person's `name` can mean; raises InputError with the nearest names when there is none."""
+    candidates = find_candidates(name)
+    if candidates:
+        return candidates
+    for pattern, what in _PARTS:
+        if re.search(pattern, name):
+            raise errors.UnknownDeviceError(f"{name!r} is {what}, whose peak is not the card's", hint=_WAY_OUT)
+    raise errors.UnknownDeviceError(f"no device is called {name!r}", hint=_nearest(name))
 
 
 def notebook_peak(name: str, dtype: str) -> Peak | None:
@@ -213,27 +223,26 @@ def _candidate_text(label: str, peak: Peak | None) -> str:
 
 def why_unknown(name: str, *, sm_count: int | None = None, memory_bytes: int | None = None) -> str | None:
     """Why `find_device` has no answer for a name, as a clause with the way out; None when it has one."""
-    way_out = "give --peak-tflops, or measure with `flopwatch peak`"
     if find_device(name, sm_count=sm_count, memory_bytes=memory_bytes) is not None:
         return None
     candidates = find_candidates(name)
     if len(candidates) > 1:
-        return f"{name!r} is shared by {', '.join(c.label for c in candidates)}; {way_out}"
+        return f"{name!r} is shared by {', '.join(c.label for c in candidates)}; {_WAY_OUT}"
     if candidates:
-        return f"{name!r} shows fewer SMs or less memory than a whole {candidates[0].label}; {way_out}"
+        return f"{name!r} shows fewer SMs or less memory than a whole {candidates[0].label}; {_WAY_OUT}"
     for pattern, what in _PARTS:
         if re.search(pattern, name):
-            return f"{name!r} is {what}, whose peak is not the card's; {way_out}"
-    return f"{name!r} is not in the catalogue; {way_out}"
+            return f"{name!r} is {what}, whose peak is not the card's; {_WAY_OUT}"
+    return f"{name!r} is not in the catalogue; {_WAY_OUT}"
 
 
-def _hint_for_unknown(name: str) -> str:
-    """What to do about a name that nothing matches: the nearest labels, or why no row can exist."""
+def _nearest(name: str) -> str:
+    """The labels nearest to a name that nothing matches, and where all of them are."""
     import difflib
 
     labels = {_key(device.label): device.label for device in all_devices()}
     labels |= {_key(device.device): device.device for device in all_devices()}
     near = difflib.get_close_matches(_key(name), labels, n=3, cutoff=0.6)
-    if any(re.search(pattern, name) for pattern, _ in _PARTS) or not near:
-        return "see `flopwatch devices`, or give --peak-tflops"
+    if not near:
+        return f"see `flopwatch devices`, or {_WAY_OUT}"
     return f"the nearest names are {', '.join(dict.fromkeys(labels[key] for key in near))}: see `flopwatch devices`"

@@ -31,15 +31,23 @@ def detect(device: str = "auto") -> Machine:
     found = None if backend == "cpu" else _accelerator(backend, int(index or 0))
     if found is None and backend not in {"auto", "cpu"}:
         raise MissingError(f"no {device} device is here ({why_no_accelerator()})", hint="use --device cpu")
+    if found is not None:
+        return machine_of(found)
     cpu = detect_cpu()
-    if found is None:
-        name = cpu.model or platform.machine()
-        reason = "a CPU's peak depends on its clock under load: measure it with `flopwatch peak`"
-        return Machine(kind="cpu", name=name, cpu=cpu, why_no_device=reason)
-    row = find_device(found.name, sm_count=found.sm_count, memory_bytes=found.memory_total_bytes)
-    reason_or_none = why_unknown(found.name, sm_count=found.sm_count, memory_bytes=found.memory_total_bytes)
+    reason = "a CPU's peak depends on its clock under load: measure it with `flopwatch peak`"
+    return Machine(kind="cpu", name=cpu.model or platform.machine(), cpu=cpu, why_no_device=reason)
+
+
+def machine_of(found: Accelerator) -> Machine:
+    """The machine around an accelerator, with the row of the catalogue that its name, SMs and memory lead to."""
+    reported = {"sm_count": found.sm_count, "memory_bytes": found.memory_total_bytes}
     return Machine(
-        kind=found.kind, name=found.name, cpu=cpu, accelerator=found, device=row, why_no_device=reason_or_none
+        kind=found.kind,
+        name=found.name,
+        cpu=detect_cpu(),
+        accelerator=found,
+        device=find_device(found.name, **reported),
+        why_no_device=why_unknown(found.name, **reported),
     )
 
 
