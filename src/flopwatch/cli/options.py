@@ -17,7 +17,11 @@ def _by(parse: Callable[[str], int]) -> Callable[[Any, Sequence[Any]], int]:
     """A converter for cyclopts from one of the parsers in units.py."""
 
     def convert(_type: Any, tokens: Sequence[Any]) -> int:
-        return parse(tokens[0].value)
+        try:
+            return parse(tokens[0].value)
+        except InputError as error:
+            name = tokens[0].keyword or tokens[0].source  # a flag, or the file it came from
+            raise InputError(f"{name}: {error.message}", hint=error.hint) from error
 
     return convert
 
@@ -53,10 +57,20 @@ class OutputOptions:
 
     json: Annotated[bool, Parameter(negative="")] = False
     """Print the record as one JSON document."""
+    markdown: Annotated[bool, Parameter(negative="")] = False
+    """Print tables in Markdown, for a pull request or a note."""
+    csv: Annotated[bool, Parameter(negative="")] = False
+    """Print one row a result, raw figures under their names in the record."""
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None
     """Write the record (JSON) to this file too."""
     quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative="")] = False
     """No progress and no notes on stderr (errors stay)."""
+
+    def __post_init__(self) -> None:
+        forms = {"--json": self.json, "--markdown": self.markdown, "--csv": self.csv}
+        wanted = [name for name, is_wanted in forms.items() if is_wanted]
+        if len(wanted) > 1:
+            raise InputError(f"{' and '.join(wanted)} contradict each other", hint="give one of them")
 
 
 DTypeOption = Annotated[workload.DType | None, Parameter(name="--dtype")]
