@@ -19,17 +19,29 @@ def emit(record: Record, options: OutputOptions) -> None:
     The answer is printed first: a file that cannot be written loses nothing. Raises FlopwatchError (exit code 1) for
     such a file.
     """
-    if options.json:
-        print(record.to_json())
-    else:
-        from flopwatch.report.terminal import render
-
-        print(render(record, width=width(), color=use_color()))
+    print(_drawn(record, options))
     if not options.quiet:
         for warning in record.warnings:
             print(f"warning: {warning}", file=sys.stderr)
     if options.output is not None:
         write_file(options.output, record.to_json() + "\n")
+
+
+def _drawn(record: Record, options: OutputOptions) -> str:
+    """The record in the wanted form; each form is imported only when it is wanted."""
+    if options.json:
+        return record.to_json(ascii_only=not is_unicode())
+    if options.markdown:
+        from flopwatch.report.markdown import to_markdown
+
+        return printable(to_markdown(record))
+    if options.csv:
+        from flopwatch.report.csv import to_csv
+
+        return printable(to_csv(record))
+    from flopwatch.report.terminal import render
+
+    return render(record, width=width(), color=use_color(), unicode=is_unicode())
 
 
 def note(text: str, options: OutputOptions) -> None:
@@ -54,6 +66,19 @@ def write_file(path: Path, text: str) -> None:
         raise FlopwatchError(
             f"cannot write {path}: {error.strerror or error}", hint="give another file to -o"
         ) from error
+
+
+def is_unicode() -> bool:
+    """Whether standard output takes every character."""
+    return (sys.stdout.encoding or "").lower().replace("-", "").replace("_", "") in {"utf8", "utf16", "utf32"}
+
+
+def printable(text: str) -> str:
+    """The text with what standard output cannot take written as escapes."""
+    if is_unicode():
+        return text
+    encoding = sys.stdout.encoding or "ascii"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def width() -> int:

@@ -36,9 +36,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         data: dict[str, Any] = msgspec.to_builtins(self)
         return data
 
-    def to_json(self) -> str:
+    def to_json(self, *, ascii_only: bool = False) -> str:
         """The record as one indented JSON document (no NaN: an unknown figure is null)."""
-        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=ascii_only, allow_nan=False)
 
     def typed_results(self) -> list[Any]:
         """The results as the structs of their kind (plain dictionaries for a kind without one)."""

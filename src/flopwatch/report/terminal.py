@@ -27,7 +27,9 @@ _ASCII: Final = str.maketrans({"×": "x", "·": "-", "–": "-", "…": "...", "
 _GLUE: Final = "\ue000"
 _UNIT: Final = re.compile(r"(?<=[0-9]) (?=(?:%|[KMG]?i?B|[kMGTPE]?FLOP|GB/s|tokens/s|m?u?s\b))")
 _BAR_CELLS: Final = 20
+_LEAST_BAR_CELLS: Final = 8
 _LEAST_TEXT_CELLS: Final = 16
+_MOST_WORD_CELLS: Final = 32
 _LEAST_CELLS: Final = 40
 
 
@@ -129,11 +131,11 @@ class _Pen:
         has_bars = any(cell.bar is not None for row in rows for cell in row)
         room = self._console.width - _natural_width(columns, rows) - 3
         n_cells = min(_BAR_CELLS, room)
-        if has_bars and n_cells > 4:
+        if has_bars and n_cells >= _LEAST_BAR_CELLS:
             grid.add_column("")
         for row in rows:
             drawn = [self._text(cell.text, _STYLES[cell.style]) for cell in row]
-            if has_bars and n_cells > 4:
+            if has_bars and n_cells >= _LEAST_BAR_CELLS:
                 drawn.append(self._bar(row, n_cells))
             grid.add_row(*drawn)
         self._console.print(grid)
@@ -148,7 +150,7 @@ class _Pen:
         for index, row in enumerate(rows):
             if index:
                 self._console.print()
-            pairs = [(c.name, cell) for c, cell in zip(columns, row, strict=True) if cell.text]
+            pairs = [(c.name, cell) for c, cell in zip(columns, row, strict=True) if cell.text and not c.rank]
             self._console.print(
                 self._facts([Fact(label=name, value=cell.text, style=cell.style) for name, cell in pairs])
             )
@@ -164,12 +166,19 @@ def _column_width(column: Column, texts: Sequence[str]) -> int:
 
 def _columns_that_fit(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], width: int) -> list[int] | None:
     """The columns to show: those of the highest rank go first; None when even rank 0 has no room."""
-    least = []
-    for i, column in enumerate(columns):
-        natural = _column_width(column, [row[i].text for row in rows])
-        least.append(natural if column.is_number else min(natural, _LEAST_TEXT_CELLS))
-    for most in sorted({column.rank for column in columns}, reverse=True):
-        keep = [i for i, column in enumerate(columns) if column.rank <= most]
-        if sum(least[i] + 3 for i in keep) - 2 <= width:
-            return keep
+    least = [_least_width(column, [row[i].text for row in rows]) for i, column in enumerate(columns)]
+    for_bars = _LEAST_BAR_CELLS + 3 if any(cell.bar is not None for row in rows for cell in row) else 0
+    for room in (width - for_bars, width):
+        for most in sorted({column.rank for column in columns}, reverse=True):
+            keep = [i for i, column in enumerate(columns) if column.rank <= most]
+            if sum(least[i] + 3 for i in keep) - 2 <= room:
+                return keep
     return None
+
+
+def _least_width(column: Column, texts: Sequence[str]) -> int:
+    """Numbers need their whole width; text breaks between words, and within one only when that is very long."""
+    if column.is_number:
+        return _column_width(column, texts)
+    longest_word = max(cell_len(word) for text in (column.name, *texts) for word in [*text.split(), ""])
+    return min(_column_width(column, texts), max(longest_word, _LEAST_TEXT_CELLS), _MOST_WORD_CELLS)
