@@ -1,0 +1,28 @@
+"""What a child can do: job name -> the function that does it, imported in the child only."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+from flopwatch.errors import InputError
+
+Job = Callable[[dict[str, Any]], dict[str, Any] | Iterator[dict[str, Any]]]
+"""Arguments -> result, both plain data. A generator reports each row as it comes; its last row is the result."""
+
+JOBS: Final = {
+    "fit_step": "flopwatch.probe.jobs_step:fit_step",
+    "bench_step": "flopwatch.probe.jobs_step:bench_step",
+    "device_memory": "flopwatch.probe.jobs_step:device_memory",
+}
+
+
+def load_job(name: str) -> Job:
+    """The function behind a job's name, or behind `package.module:function`; raises InputError for neither."""
+    target = JOBS.get(name, name)
+    module_name, colon, function = target.partition(":")
+    if not colon:
+        raise InputError(f"no job is called {name!r}", hint=f"known are {', '.join(sorted(JOBS))}")
+    job: Job = importlib.import_module(module_name).__dict__[function]
+    return job

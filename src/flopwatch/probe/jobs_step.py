@@ -1,0 +1,115 @@
+"""Jobs that run a step of a workload: does it fit, how long does it take."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+import torch
+
+from flopwatch.model.spec import ModelSpec
+from flopwatch.probe.sampling import SamplePlan, sample_steps
+from flopwatch.probe.tensor_peak import tensor_peak
+from flopwatch.reference.step import Step, build_step
+from flopwatch.workload import Workload
+
+
+def fit_step(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Run `n_steps` steps of `workload` on the reference network of `spec`: `{n_steps, step_s, tensor_peak_bytes}`.
+
+    At least two steps show the peak of training, because optimizer state is made at the end of the first.
+    `tensor_peak_bytes` is null unless `count_tensors` is true: counting takes memory itself, which a limit would feel.
+    """
+    n_steps = arguments["n_steps"]
+    step_s: list[float] = []
+
+    def work() -> None:
+        step, settle = _build(arguments)
+        gc.collect()
+        for _ in range(n_steps):
+            began_s = time.perf_counter()
+            step()
+            settle()
+            step_s.append(time.perf_counter() - began_s)
+
+    peak_bytes = None
+    if arguments.get("count_tensors", False):
+        peak_bytes = _counted_peak(work, arguments["device"])
+    else:
+        work()
+    return {"n_steps": n_steps, "step_s": step_s, "tensor_peak_bytes": peak_bytes}
+
+
+def bench_step(arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Rows of `sampling.sample_steps` for a step of `workload` on the reference network of `spec`.
+
+    The summary has `tensor_peak_bytes` too: the exact peak of building the network and the first two steps, which are
+    part of the warm-up. Python's garbage collector runs between samples, not inside them.
+    """
+    built: list[tuple[Step, Callable[[], None]]] = []
+
+    def start() -> None:
+        built.append(_build(arguments))
+        step, settle = built[0]
+        step()
+        step()
+        settle()
+
+    peak_bytes = _counted_peak(start, arguments["device"])
+    step, settle = built[0]
+    plan = SamplePlan(**arguments.get("plan", {}))
+    gc.collect()
+    gc.freeze()  # what is there stays; collections below look at what a step leaves behind only
+    gc.disable()
+    try:
+        for row in sample_steps(step, plan, clock=time.perf_counter, settle=settle, n_done=2):
+            if "samples_s" in row:
+                row["tensor_peak_bytes"] = peak_bytes
+            yield row
+            gc.collect()
+    finally:
+        gc.enable()
+
+
+def device_memory(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Free and total bytes of an accelerator, seen from a process that has its context: `{free_bytes, total_bytes}`."""
+    module = torch.get_device_module(arguments["device"])
+    if hasattr(module, "mem_get_info"):
+        free_bytes, total_bytes = module.mem_get_info()
+    else:  # MPS shares the machine's memory
+        total_bytes = module.recommended_max_memory()
+        free_bytes = total_bytes - module.driver_allocated_memory()
+    return {"free_bytes": int(free_bytes), "total_bytes": int(total_bytes)}
+
+
+def _build(arguments: dict[str, Any]) -> tuple[Step, Callable[[], None]]:
+    """The step, and a function that returns when all its work is done."""
+    spec = msgspec.convert(arguments["spec"], ModelSpec)
+    workload = msgspec.convert(arguments["workload"], Workload)
+    device = arguments["device"]
+    return build_step(spec, workload, device=device), _settle_of(device)
+
+
+def _settle_of(device: str) -> Callable[[], None]:
+    if device.split(":")[0] == "cpu":
+        return lambda: None  # an operator on a CPU has ended when it returns
+    settle: Callable[[], None] = torch.get_device_module(device).synchronize
+    return settle
+
+
+def _counted_peak(work: Callable[[], None], device: str) -> int | None:
+    """The peak of live tensors while `work` runs: by memory events on a CPU, by the allocator's own count elsewhere."""
+    if device.split(":")[0] == "cpu":
+        with tensor_peak() as counted:
+            work()
+        return counted.peak_bytes
+    module = torch.get_device_module(device)
+    if not hasattr(module, "max_memory_allocated"):
+        work()
+        return None
+    module.reset_peak_memory_stats()
+    work()
+    return int(module.max_memory_allocated())

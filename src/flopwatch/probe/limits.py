@@ -1,0 +1,153 @@
+"""A child's memory: the limit it runs under, and the most it had. One class a kind of device, behind one interface.
+
+On a CPU the limit is Linux's RLIMIT_DATA: private writable memory (heap, anonymous maps, thread stacks), counted from
+what the idle process had after torch was imported and warmed up. The peak is the high-water mark of the address space
+over the same point, which for such memory is the same quantity. Pages of libraries and files are in neither.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import math
+import os
+import sys
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from flopwatch.errors import MissingError
+
+# From glibc's malloc.h. With both thresholds fixed, each tensor is a map of its own that goes back when it is freed.
+_M_TRIM_THRESHOLD: Final = -1
+_M_MMAP_THRESHOLD: Final = -3
+_M_ARENA_MAX: Final = -8
+_TIGHT_BYTES: Final = 64 * 1024
+
+
+class Memory(Protocol):
+    """What can be done with the memory of one device, from within a child."""
+
+    def limit(self, limit_bytes: int) -> None:
+        """Let the work allocate at most `limit_bytes` from now on."""
+
+    def lift(self) -> None:
+        """Take the limit away again, so that a failure can be written down."""
+
+    def peak_bytes(self) -> int | None:
+        """The most that was allocated since the start, or None where nothing tells."""
+
+
+def memory_of(device: str) -> Memory:
+    """The memory of a torch device name such as `cpu`, `cuda:0`, `xpu` or `mps`; counting starts now."""
+    if device.split(":")[0] != "cpu":
+        return _AcceleratorMemory(device)
+    return _LinuxMemory() if sys.platform == "linux" else _UnlimitedMemory()
+
+
+def tighten_malloc() -> None:
+    """Make freed memory go back to the system at once, from one arena, where the C library can (glibc)."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(_M_ARENA_MAX, 1)
+        libc.mallopt(_M_MMAP_THRESHOLD, _TIGHT_BYTES)
+        libc.mallopt(_M_TRIM_THRESHOLD, _TIGHT_BYTES)
+
+
+def warm_up(device: str) -> None:
+    """Do a little of everything, so that threads, autograd and library handles exist before memory is counted."""
+    import torch
+
+    a = torch.randn(256, 256, device=device, requires_grad=True)
+    (torch.nn.functional.gelu(a @ a) + a).sum().backward()
+    if device.split(":")[0] != "cpu":
+        torch.get_device_module(device).synchronize()
+    del a
+    gc.collect()
+
+
+def usable_cores() -> int:
+    """The cores that this process may use: its affinity, and its container's quota of CPU time."""
+    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    quota = Path("/sys/fs/cgroup/cpu.max")
+    if quota.exists():
+        allowed, period = quota.read_text().split()
+        if allowed != "max":
+            n_cores = min(n_cores, max(1, math.ceil(int(allowed) / int(period))))
+    return n_cores
+
+
+class _LinuxMemory:
+    """The process's own memory under RLIMIT_DATA."""
+
+    def __init__(self) -> None:
+        self._start = _vm_bytes()
+
+    def limit(self, limit_bytes: int) -> None:
+        import resource
+
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        soft = _vm_bytes()["VmData"] + limit_bytes
+        resource.setrlimit(resource.RLIMIT_DATA, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
+
+    def lift(self) -> None:
+        import resource
+
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))
+
+    def peak_bytes(self) -> int | None:
+        return max(0, _vm_bytes()["VmPeak"] - self._start["VmSize"])
+
+
+def _vm_bytes() -> dict[str, int]:
+    """The lines of /proc/self/status about memory, in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.startswith("Vm")}
+
+
+class _UnlimitedMemory:
+    """A CPU whose system has no limit on what a process allocates."""
+
+    def limit(self, limit_bytes: int) -> None:
+        raise MissingError(
+            f"a memory limit of {limit_bytes} bytes cannot be enforced on a CPU under {sys.platform}",
+            hint="it needs Linux; predict with --predict-only instead",
+        )
+
+    def lift(self) -> None:
+        """Nothing was limited."""
+
+    def peak_bytes(self) -> int | None:
+        return None
+
+
+class _AcceleratorMemory:
+    """An accelerator's memory through torch's caching allocator."""
+
+    def __init__(self, device: str) -> None:
+        import torch
+
+        self._device = torch.device(device)
+        self._module: Any = torch.get_device_module(self._device)
+        if hasattr(self._module, "reset_peak_memory_stats"):
+            self._module.reset_peak_memory_stats()
+
+    def limit(self, limit_bytes: int) -> None:
+        if not hasattr(self._module, "set_per_process_memory_fraction"):
+            raise MissingError(
+                f"torch cannot limit the memory of {self._device}", hint="leave --limit out, or use --predict-only"
+            )
+        self._module.set_per_process_memory_fraction(min(1.0, limit_bytes / self._total_bytes()))
+
+    def _total_bytes(self) -> int:
+        if hasattr(self._module, "mem_get_info"):
+            return int(self._module.mem_get_info()[1])
+        return int(self._module.recommended_max_memory())  # MPS
+
+    def lift(self) -> None:
+        """The allocator's limit is on the device only: writing a failure down needs none of it."""
+
+    def peak_bytes(self) -> int | None:
+        if hasattr(self._module, "max_memory_reserved"):
+            return int(self._module.max_memory_reserved())
+        return None

@@ -1,0 +1,120 @@
+"""Warm-up and samples of a repeated step: when it is steady, how many samples, how many steps in each. No torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+from flopwatch.errors import ProbeError
+
+_CLOCK_TICKS: Final = 200  # a sample this many ticks long is read to half a percent
+_MOST_STEPS_A_SAMPLE: Final = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class SamplePlan:
+    """How a step is timed: warm-up until steady or capped, then samples until there are enough of them.
+
+    Steady means that a step is no longer faster than the one before by more than `steady_fraction`: warm-up is over
+    when it stops paying. There are at least `min_samples`, then more until `target_s` is spent or there are
+    `max_samples`.
+    """
+
+    min_warmup: int = 2
+    max_warmup: int = 12
+    max_warmup_s: float = 10.0
+    steady_fraction: float = 0.05
+    min_samples: int = 5
+    max_samples: int = 100
+    target_s: float = 4.0
+    min_sample_s: float = 0.002
+
+
+def sample_steps(
+    step: Callable[[], None],
+    plan: SamplePlan,
+    *,
+    clock: Callable[[], float],
+    settle: Callable[[], None],
+    n_done: int = 0,
+) -> Iterator[dict[str, Any]]:
+    """Rows as they are measured: `{warmup_s}` a warm-up step, `{sample_s, n_steps}` a sample, and a last summary.
+
+    `settle` returns when all work that was started is done; it is part of what is timed, because a step has ended
+    only then. `n_done` steps have been run before. The summary has `samples_s` (seconds a step), `n_steps` (in each
+    sample), `n_warmup` and `is_steady`. Raises ProbeError for a clock that stands still.
+    """
+    warmup_s: list[float] = []
+    while not _is_warm(warmup_s, plan, n_done=n_done):
+        warmup_s.append(_time(step, 1, clock=clock, settle=settle))
+        yield {"warmup_s": warmup_s[-1], "n_steps": 1}
+    n_steps = _steps_a_sample(step, plan, clock=clock, settle=settle, last_s=warmup_s[-1] if warmup_s else 0.0)
+    samples_s: list[float] = []
+    spent_s = 0.0
+    while len(samples_s) < plan.min_samples or (spent_s < plan.target_s and len(samples_s) < plan.max_samples):
+        took_s = _time(step, n_steps, clock=clock, settle=settle)
+        spent_s += took_s
+        samples_s.append(took_s / n_steps)
+        yield {"sample_s": samples_s[-1], "n_steps": n_steps}
+    yield {
+        "samples_s": samples_s,
+        "n_steps": n_steps,
+        "n_warmup": n_done + len(warmup_s),
+        "is_steady": _is_steady(warmup_s, plan),
+    }
+
+
+def _time(step: Callable[[], None], n_steps: int, *, clock: Callable[[], float], settle: Callable[[], None]) -> float:
+    """Seconds that `n_steps` take, from a settled start to a settled end."""
+    settle()
+    began_s = clock()
+    for _ in range(n_steps):
+        step()
+    settle()
+    return clock() - began_s
+
+
+def _is_warm(warmup_s: list[float], plan: SamplePlan, *, n_done: int) -> bool:
+    if n_done + len(warmup_s) < plan.min_warmup:
+        return False
+    return _is_steady(warmup_s, plan) or len(warmup_s) >= plan.max_warmup or sum(warmup_s) >= plan.max_warmup_s
+
+
+def _is_steady(warmup_s: list[float], plan: SamplePlan) -> bool:
+    """Whether the last warm-up step was no more than a little faster than the one before."""
+    return len(warmup_s) >= 2 and warmup_s[-1] >= warmup_s[-2] * (1 - plan.steady_fraction)
+
+
+def _steps_a_sample(
+    step: Callable[[], None],
+    plan: SamplePlan,
+    *,
+    clock: Callable[[], float],
+    settle: Callable[[], None],
+    last_s: float,
+) -> int:
+    """Steps in one sample so that it is long against the clock's tick and the cost of reading it.
+
+    `last_s` is what the last warm-up step took: one that is long enough need not be run again to know it.
+    """
+    wanted_s = max(plan.min_sample_s, _CLOCK_TICKS * _tick_s(clock))
+    n_steps, took_s = 1, last_s
+    while n_steps <= _MOST_STEPS_A_SAMPLE:
+        if took_s >= wanted_s:
+            return n_steps
+        grow = wanted_s / took_s * 1.2 if took_s > wanted_s / 20 else 10.0  # a reading of a few ticks says little
+        n_steps = max(n_steps + 1, math.ceil(n_steps * grow))
+        took_s = _time(step, n_steps, clock=clock, settle=settle)
+    raise ProbeError(f"{_MOST_STEPS_A_SAMPLE} steps took less than {wanted_s:g} s", hint="there is nothing to time")
+
+
+def _tick_s(clock: Callable[[], float]) -> float:
+    """The smallest step of the clock, seen by reading it until it moves."""
+    began_s = clock()
+    for _ in range(10_000_000):
+        now_s = clock()
+        if now_s != began_s:
+            return abs(now_s - began_s)
+    raise ProbeError("the clock stands still", hint="no time can be measured on this system")
