@@ -1,3 +1,50 @@
-"""Work, fit, speed and ceiling of PyTorch models, each number proved against an independent one."""
+"""Work, fit, speed and ceiling of PyTorch models, each number proved against an independent one.
+
+`import flopwatch as fw` loads no torch; each name below is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from flopwatch.api.count import count
+    from flopwatch.cost.convention import find_convention
+    from flopwatch.device.catalog import find_device
+    from flopwatch.errors import FlopwatchError
+    from flopwatch.model.load import load_spec
+    from flopwatch.model.spec import ModelSpec
+    from flopwatch.workload import Workload
+
+__all__ = [
+    "FlopwatchError",
+    "ModelSpec",
+    "Workload",
+    "count",
+    "find_convention",
+    "find_device",
+    "load_spec",
+]
+
+_WHERE = {
+    "FlopwatchError": "flopwatch.errors",
+    "ModelSpec": "flopwatch.model.spec",
+    "Workload": "flopwatch.workload",
+    "count": "flopwatch.api.count",
+    "find_convention": "flopwatch.cost.convention",
+    "find_device": "flopwatch.device.catalog",
+    "load_spec": "flopwatch.model.load",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'flopwatch' has no attribute {name!r}")
+    return getattr(importlib.import_module(_WHERE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
