@@ -186,13 +186,20 @@ def _recompute(run: Run, rule: Convention) -> str:
 def mfu_under_each(
     run: Run, ceiling: Ceiling, conventions: Sequence[Convention], *, device: str | None = None
 ) -> list[MfuResult]:
-    """The run under each convention; where one does not say what its recomputation costs, HFU is None with a reason."""
-    return [
+    """The run under each convention, `details.times_default` its FLOPs over those of the default one.
+
+    Where a convention does not say what the run's recomputation costs, HFU is None with a reason.
+    """
+    default = mfu_of_run(msgspec.structs.replace(run, recompute="none"), ceiling).flops_per_token
+    results = [
         mfu_of_run(run, ceiling, rule, device=device)
         if run.recompute in {None, *rule.recomputes}
         else _without_hfu(run, ceiling, rule, device)
         for rule in conventions
     ]
+    for result in results:
+        result.details["times_default"] = result.flops_per_token / default
+    return results
 
 
 def _without_hfu(run: Run, ceiling: Ceiling, rule: Convention, device: str | None) -> MfuResult:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from flopwatch import units
-from flopwatch.record import MfuResult
-from flopwatch.report.content.figures import above_peak_notes, convention_text, rate_text, utilization_text
+from flopwatch.record import MfuResult, UtilizationRow
+from flopwatch.report.content.figures import above_peak_notes, convention_text, rate_text, source_of, utilization_text
 from flopwatch.report.document import Block, Cell, Column, Fact, Facts, Heading, Note, Table
 from flopwatch.report.messages import Words
 
@@ -41,28 +41,37 @@ def _by_run(results: Sequence[MfuResult]) -> list[list[MfuResult]]:
 
 
 def _facts(result: MfuResult, words: Words) -> list[Fact]:
-    per_token = words("mfu.per_token_value", flops=units.format_flops(result.flops_per_token))
-    rows = [
-        Fact(label=words("count.convention"), value=convention_text(result.convention, result.details, words)),
-        Fact(label=words("mfu.per_token"), value=per_token),
-        Fact(label=words("mfu.rate"), value=words("mfu.rate_value", rate=_rate(result.model_tflops_per_device))),
-    ]
-    hardware = result.hardware_tflops_per_device
-    if hardware is not None and hardware != result.model_tflops_per_device:
-        rate = words("mfu.rate_value", rate=_rate(hardware))
-        rows.append(Fact(label=words("mfu.hardware_rate"), value=rate))
-    rows.append(Fact(label="MFU", value=_share(result, result.mfu, words), style="strong"))
-    if result.hfu is None or result.hfu != result.mfu:
-        rows.append(Fact(label="HFU", value=_hfu(result, words), style="strong"))
+    """The shares first, each with its denominator, then what they are made of."""
+    rows = [Fact(label="MFU", value=_share(result, "mfu", words), style="strong")]
+    if result.hfu is not None or result.hfu_reason:
+        rows.append(Fact(label="HFU", value=_share(result, "hfu", words), style="strong"))
     rows += [
         Fact(
             label=words("mfu.beside", name=row.name.upper(), convention=row.convention),
-            value=utilization_text(row, words),
+            value=_of_peak(row, words),
         )
         for row in result.beside
         if row.name == "mfu" and row.fraction is not None
     ]
+    rows += [
+        Fact(label=words("count.convention"), value=convention_text(result.convention, result.details, words)),
+        Fact(label=words("mfu.run"), value=_run(result, words)),
+        Fact(label=words("mfu.per_token"), value=units.format_flops(result.flops_per_token)),
+        Fact(label=words("mfu.rate"), value=words("mfu.rate_value", rate=_rate(result.model_tflops_per_device))),
+    ]
+    hardware = result.hardware_tflops_per_device
+    if hardware is not None and hardware != result.model_tflops_per_device:
+        says = "mfu.rate_stated" if result.stated_quantity == "hardware" else "mfu.rate_value"
+        rows.append(Fact(label=words("mfu.hardware_rate"), value=words(says, rate=_rate(hardware))))
     return rows
+
+
+def _run(result: MfuResult, words: Words) -> str:
+    """What ran, with everything that was taken for granted: `train, 1,024 tokens a sequence, bf16, recompute none`."""
+    seq_len = None if result.seq_len is None else words("mfu.seq_len", n=f"{result.seq_len:,}")
+    recompute = None if result.recompute is None else words("mfu.recompute", what=result.recompute)
+    known = (result.phase, seq_len, result.dtype, recompute)
+    return ", ".join(part for part in known if part) or words("na")
 
 
 def _table(results: Sequence[MfuResult], words: Words) -> Table:
@@ -88,7 +97,22 @@ def _table(results: Sequence[MfuResult], words: Words) -> Table:
         ]
         for r in results
     ]
-    return Table(columns=columns, rows=rows, note=words("mfu.of", peak=peaks[0]) if one_peak else "")
+    said = [words("mfu.of", peak=peaks[0])] if one_peak else []
+    said += [words("mfu.spread", **spread)] if (spread := _spread(results)) else []
+    return Table(columns=columns, rows=rows, note="; ".join(said))
+
+
+def _spread(results: Sequence[MfuResult]) -> dict[str, str] | None:
+    """The lowest and the highest count of the same run, and their ratio."""
+    low = min(results, key=lambda result: result.flops_per_token)
+    high = max(results, key=lambda result: result.flops_per_token)
+    if not low.flops_per_token:
+        return None
+    return {
+        "low": low.convention,
+        "high": high.convention,
+        "ratio": f"{high.flops_per_token / low.flops_per_token:.3g}",
+    }
 
 
 def _percent(fraction: float | None, words: Words) -> str:
@@ -105,21 +129,27 @@ def _peak(result: MfuResult, words: Words) -> str:
     return f"{units.format_rate(result.peak_flops_per_s)} ({result.peak_source})"
 
 
-def _share(result: MfuResult, fraction: float | None, words: Words) -> str:
-    row = next((row for row in result.utilization if row.name == "mfu"), None)
-    if row is not None and fraction == row.fraction:
+def _share(result: MfuResult, name: str, words: Words) -> str:
+    """The share as a fraction and a percentage with its denominator, or n/a with the reason."""
+    fraction, reason = (result.mfu, None) if name == "mfu" else (result.hfu, result.hfu_reason)
+    if fraction is None:
+        return f"{words('na')}: {reason or result.reason or words('use.no_reason')}"
+    if name == "hfu" and fraction == result.mfu:
+        return words("mfu.same", **_numbers(fraction, result.peak_kind))
+    row = next((row for row in result.utilization if row.name == name), None)
+    if row is not None:
+        return _of_peak(row, words)
+    return f"{words('mfu.share', **_numbers(fraction, result.peak_kind))} {words('mfu.of', peak=_peak(result, words))}"
+
+
+def _of_peak(row: UtilizationRow, words: Words) -> str:
+    if row.fraction is None or row.peak_flops_per_s is None:
         return utilization_text(row, words)
-    if fraction is None or result.peak_flops_per_s is None:
-        return f"{words('na')}: {result.reason or words('use.no_reason')}"
-    return words(
-        "use.share",
-        percent=units.format_percent(fraction),
-        peak=units.format_rate(result.peak_flops_per_s),
-        source=result.peak_source,
-    )
+    peak = f"{units.format_rate(row.peak_flops_per_s)} ({source_of(row, words)})"
+    return f"{words('mfu.share', **_numbers(row.fraction, row.peak_kind))} {words('mfu.of', peak=peak)}"
 
 
-def _hfu(result: MfuResult, words: Words) -> str:
-    if result.hfu is None and result.hfu_reason:
-        return f"{words('na')}: {result.hfu_reason}"
-    return _share(result, result.hfu, words)
+def _numbers(fraction: float, peak_kind: str | None) -> dict[str, str]:
+    """Three decimals; four where the notebook's figures are to be found again."""
+    decimals = 4 if peak_kind == "notebook" else 3
+    return {"fraction": f"{fraction:.{decimals}f}", "percent": units.format_percent(fraction)}
