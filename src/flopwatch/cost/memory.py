@@ -1,0 +1,87 @@
+"""Peak memory of a workload from the spec alone: no torch, no device.
+
+The step is written out on tensors that have only a size (memory_step.py), so that lifetimes are those of the real
+program: what each operator saves for its backward, what it releases, what a checkpoint computes again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from flopwatch.cost.memory_step import write_tape
+from flopwatch.cost.memory_tape import Peak, Tape
+from flopwatch.errors import SpecError
+from flopwatch.model.spec import ModelSpec
+from flopwatch.tally import Tally
+from flopwatch.workload import Workload
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class MemoryEstimate:
+    """Predicted peak: bytes of all tensors alive at the worst moment, by part, and what was assumed.
+
+    `peak` names the operator, module and phase of that moment, and the largest blocks alive then.
+    """
+
+    peak_bytes: int
+    parts: Tally
+    assumptions: tuple[str, ...]
+    peak: Peak
+
+
+def estimate_memory(
+    spec: ModelSpec, workload: Workload, *, foreach: bool = False, device_type: str = "cpu"
+) -> MemoryEstimate:
+    """The predicted peak of a step of `workload`, in steady state (the optimizer's moments are there).
+
+    `foreach`: AdamW updates all parameters at once, torch's default on CUDA. Bytes are those that the program asks
+    for; an allocator's rounding and a device's context are not in it. Raises SpecError for what cannot be estimated.
+    """
+    tape = step_tape(spec, workload, foreach=foreach, device_type=device_type)
+    peak = tape.peak()
+    return MemoryEstimate(
+        peak_bytes=peak.n_bytes,
+        parts=peak.parts,
+        assumptions=_assumptions(spec, workload, foreach=foreach, device_type=device_type),
+        peak=peak,
+    )
+
+
+def step_tape(
+    spec: ModelSpec, workload: Workload, *, foreach: bool = False, device_type: str = "cpu", n_steps: int = 1
+) -> Tape:
+    """Every allocation and release of the network and `n_steps` steps; raises SpecError for what has no such step."""
+    _check(spec, workload)
+    return write_tape(spec, workload, foreach=foreach, device_type=device_type, n_steps=n_steps)
+
+
+def _check(spec: ModelSpec, workload: Workload) -> None:
+    if workload.dtype in {"fp8", "int8"} and (workload.is_train or workload.precision == "autocast"):
+        raise SpecError(
+            f"dtype={workload.dtype} in phase {workload.phase} has no one meaning for memory",
+            hint="estimate it in bf16; fp8 and int8 are for weights in phases forward, prefill and decode",
+        )
+    if spec.n_mtp_layers and workload.phase in {"train", "forward"}:
+        raise SpecError(
+            f"memory of n_mtp_layers={spec.n_mtp_layers} is not known in phase {workload.phase}",
+            hint="use --set n_mtp_layers=0, or phases prefill and decode",
+        )
+
+
+def _assumptions(spec: ModelSpec, workload: Workload, *, foreach: bool, device_type: str) -> tuple[str, ...]:
+    attention = "math: all scores are kept" if workload.attention == "math" else "flash: no scores are kept"
+    if workload.ops == "elementary":
+        attention = "written out: scores, mask and softmax are tensors"
+    lines = [f"attention {attention}", f"operators as torch runs them on {device_type}"]
+    if workload.is_train:
+        lines.append("logits are released before the backward pass where the loss does not need them")
+        if workload.optimizer == "adamw":
+            kind = "all parameters at once (foreach)" if foreach else "one parameter after the other (foreach=False)"
+            lines.append(f"AdamW with two moments in the dtype of the weights, {kind}")
+        if workload.recompute == "full":
+            lines.append("each layer is checkpointed (use_reentrant=False)")
+    if workload.dtype in {"fp8", "int8"}:
+        lines.append(f"weights in {workload.dtype}, everything else in bf16")
+    if spec.moe is not None:
+        lines.append("every expert gets the same number of tokens")
+    return tuple(lines)

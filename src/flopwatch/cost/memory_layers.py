@@ -1,0 +1,291 @@
+"""Norm, FFN and attention of the reference network (reference/layers.py) on tensors without data."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+from flopwatch.cost import memory_ops as ops
+from flopwatch.cost.memory_attention import flash_attention, flat_heads, math_attention, repeat_heads
+from flopwatch.cost.memory_eager import Eager, Tensor
+from flopwatch.model.spec import ModelSpec
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Style:
+    """How the network is written and in what it is kept: the parts of a Workload that building it needs."""
+
+    is_elementary: bool
+    attention: str  # math or flash
+    weight_dtype: str
+    activation_dtype: str  # what rows of a table are read as; differs from weight_dtype where only weights are small
+    is_trained: bool
+
+
+class Linear:
+    """A weight [O, I] and, where it has one, a bias [O]."""
+
+    def __init__(
+        self, e: Eager, style: Style, name: str, d_in: int, d_out: int, *, bias: bool, weight: Tensor | None = None
+    ) -> None:
+        self.e = e
+        self.name = name.rpartition(".")[2]
+        self.weight = weight or e.parameter((d_out, d_in), style.weight_dtype, name, is_trained=style.is_trained)
+        self.bias = e.parameter((d_out,), style.weight_dtype, name, is_trained=style.is_trained) if bias else None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[..., I] -> [..., O]."""
+        with self.e.module(self.name):
+            return ops.linear(self.e, x, self.weight, self.bias)
+
+    def parameters(self) -> Iterator[Tensor]:
+        """Weight, then bias."""
+        yield self.weight
+        if self.bias is not None:
+            yield self.bias
+
+
+class Norm:
+    """LayerNorm or RMSNorm over the last axis, in one kernel or written out."""
+
+    def __init__(self, e: Eager, style: Style, name: str, width: int, *, kind: str, bias: bool) -> None:
+        self.e = e
+        self.name = name.rpartition(".")[2]
+        self.kind = kind
+        self.is_elementary = style.is_elementary
+        self.weight = e.parameter((width,), style.weight_dtype, name, is_trained=style.is_trained)
+        self.bias = e.parameter((width,), style.weight_dtype, name, is_trained=style.is_trained) if bias else None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[..., W] -> [..., W]."""
+        with self.e.module(self.name):
+            if self.kind == "rmsnorm":
+                return self._rms(x)
+            return self._written_out(x) if self.is_elementary else ops.layer_norm(self.e, x, self.weight, self.bias)
+
+    def _rms(self, x: Tensor) -> Tensor:
+        if not self.is_elementary:
+            return ops.rms_norm(self.e, x, self.weight)
+        e = self.e
+        variance = ops.mean_last(e, ops.power(e, x))
+        return ops.mul(e, self.weight, ops.mul(e, x, ops.rsqrt(e, ops.add_number(e, variance))))
+
+    def _written_out(self, x: Tensor) -> Tensor:
+        e = self.e
+        mean = ops.mean_last(e, x)
+        variance = ops.var_last(e, x)
+        centred = ops.sub(e, x, mean)
+        normed = ops.mul(e, self.weight, ops.div(e, centred, ops.sqrt(e, ops.add_number(e, variance))))
+        return normed if self.bias is None else ops.add(e, normed, self.bias)
+
+    def parameters(self) -> Iterator[Tensor]:
+        """Weight, then bias."""
+        yield self.weight
+        if self.bias is not None:
+            yield self.bias
+
+
+def gelu(e: Eager, x: Tensor, *, is_elementary: bool) -> Tensor:
+    """GELU in one kernel, or 0.5 x (1 + tanh(c (x + 0.044715 x^3))) written out."""
+    if not is_elementary:
+        return ops.from_input(e, "gelu", x)
+    half = ops.scale(e, x)
+    inner = ops.scale(e, ops.add(e, x, ops.scale(e, ops.power(e, x))))
+    return ops.mul(e, half, ops.add_number(e, ops.from_result(e, "tanh", inner)))
+
+
+class FeedForward:
+    """Two matrices with GELU or ReLU, or three with a gate."""
+
+    def __init__(self, e: Eager, spec: ModelSpec, style: Style, name: str, d_ff: int, *, bias: bool) -> None:
+        self.e = e
+        self.name = name.rpartition(".")[2]
+        self.kind = spec.ffn
+        self.is_elementary = style.is_elementary
+        d = spec.d_model
+        self.gate = Linear(e, style, f"{name}.gate", d, d_ff, bias=bias) if spec.is_gated else None
+        self.up = Linear(e, style, f"{name}.up", d, d_ff, bias=bias)
+        self.down = Linear(e, style, f"{name}.down", d_ff, d, bias=bias)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[..., D] -> [..., D]."""
+        e = self.e
+        with e.module(self.name):
+            if self.gate is not None:
+                gate = self.gate(x)
+                hidden = ops.mul(e, self._activation(gate), self.up(x))
+            else:
+                hidden = self._activation(self.up(x))
+            return self.down(hidden)
+
+    def _activation(self, x: Tensor) -> Tensor:
+        if self.kind == "relu":
+            return ops.from_result(self.e, "relu", x)
+        if self.kind == "swiglu":
+            return ops.from_input(self.e, "silu", x)
+        return gelu(self.e, x, is_elementary=self.is_elementary)
+
+    def parameters(self) -> Iterator[Tensor]:
+        """Gate, up, down."""
+        for linear in (self.gate, self.up, self.down):
+            if linear is not None:
+                yield from linear.parameters()
+
+
+def rotate(e: Eager, x: Tensor) -> Tensor:
+    """Rotary positions on [B, H, T, E]: angles in fp32, then each half times cosine and sine, joined."""
+    length, width = x.shape[2:]
+    half = width // 2
+    e.tape.op = "rotate"
+    frequencies = e.empty((half,), "fp32")
+    places = e.empty((length,), "fp32")
+    angles = e.empty((length, half), "fp32")
+    cos, sin = e.empty(angles.shape, "fp32"), e.empty(angles.shape, "fp32")
+    cos, sin = ops.to(e, cos, x.dtype), ops.to(e, sin, x.dtype)
+    first = ops.narrow(e, x, 3, half)
+    second = ops.narrow(e, x, 3, half)
+    rest = ops.narrow(e, x, 3, width - 2 * half)
+    del frequencies, places
+    one = ops.sub(e, ops.mul(e, first, cos), ops.mul(e, second, sin))
+    two = ops.add(e, ops.mul(e, second, cos), ops.mul(e, first, sin))
+    return ops.cat(e, (one, two, rest), 3)
+
+
+class Cache:
+    """Keys and values of one layer, with room for `capacity` tokens."""
+
+    def __init__(self, e: Eager, keys: tuple[int, ...], values: tuple[int, ...], dtype: str, length: int) -> None:
+        self.keys = e.empty(keys, dtype, "activations")
+        self.values = e.empty(values, dtype, "activations")
+        self.length = length
+
+    def append(self, k: Tensor) -> tuple[Tensor, Tensor]:
+        """Views of all keys and values so far, the new ones included."""
+        length = self.length + k.shape[2]
+        return _first(self.keys, length), _first(self.values, length)
+
+
+def _first(x: Tensor, length: int) -> Tensor:
+    return x.alias((*x.shape[:2], length, x.shape[3]), x.strides)
+
+
+class AttentionCore:
+    """Scores, softmax and values: [B,H,Q,E], [B,G,K,E], [B,G,K,F] -> [B,Q,H*F]."""
+
+    def __init__(self, e: Eager, spec: ModelSpec, style: Style, *, window: int | None) -> None:
+        self.e = e
+        self.spec = spec
+        self.style = style
+        self.window = window
+        self.mask: Tensor | None = None
+        if style.is_elementary and spec.positions == "learned":
+            e.tape.op = "mask"
+            self.mask = e.empty((spec.max_seq_len, spec.max_seq_len), style.weight_dtype, "weights")
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """The heads side by side again."""
+        with self.e.module("core"):
+            mixed = self._elementary(q, k, v) if self.style.is_elementary else self._fused(q, k, v)
+            return flat_heads(self.e, mixed)
+
+    def _elementary(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        e = self.e
+        groups = q.shape[1] // k.shape[1]
+        if groups > 1:
+            k, v = repeat_heads(e, k, groups), repeat_heads(e, v, groups)
+        scores = ops.matmul(e, q, ops.transpose(e, k, 2, 3))
+        shape = scores.shape[-2:]
+        mask = self._future(shape)
+        if self.window is not None:
+            mask = ops.pointwise(e, "or", mask, self._too_old(shape))
+        if self.spec.positions == "alibi":
+            scores = ops.add(e, scores, self._alibi(shape, q.dtype))
+        scores = ops.masked_fill_(e, scores, mask)
+        weights = ops.from_result(e, "softmax", ops.scale(e, scores, "div"))
+        return ops.matmul(e, weights, v)
+
+    def _fused(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        e = self.e
+        n_queries, n_keys = shape = (q.shape[-2], k.shape[-2])
+        is_causal = n_queries == n_keys and n_queries > 1
+        mask: Tensor | None = None
+        has_alibi = self.spec.positions == "alibi"
+        if self.window is not None or has_alibi or (not is_causal and n_queries > 1):
+            seen = self._too_old(shape) if self.window is not None else None
+            future = self._future(shape)
+            mask = ops.pointwise(e, "not", future if seen is None else ops.pointwise(e, "or", future, seen))
+            if has_alibi:
+                mask = ops.pointwise(e, "where", mask, ops.scale(e, self._alibi(shape, q.dtype), "div"), dtype=q.dtype)
+            is_causal = False
+        if self.style.attention == "math":
+            return math_attention(e, q, k, v, mask, is_causal=is_causal)
+        return flash_attention(e, q, k, v, mask)
+
+    def _future(self, shape: tuple[int, ...]) -> Tensor:
+        if self.mask is not None:
+            table = ops.pointwise(self.e, "to", self.mask, dtype="bool")
+            return table.alias(shape, table.strides)
+        return self._triangle(shape)
+
+    def _too_old(self, shape: tuple[int, ...]) -> Tensor:
+        return self._triangle(shape)
+
+    def _triangle(self, shape: tuple[int, ...]) -> Tensor:
+        self.e.tape.op = "ones"
+        return ops.pointwise(self.e, "triangle", self.e.empty(shape, "bool"))
+
+    def _alibi(self, shape: tuple[int, ...], dtype: str) -> Tensor:
+        """Distance penalties [H, Q, K]: int64 distances times fp32 slopes, scaled, then in the dtype of the queries."""
+        e = self.e
+        e.tape.op = "alibi"
+        distance = e.empty(shape, "int64")
+        penalties = e.empty((self.spec.n_heads, *shape), "fp32")
+        scaled = e.empty((self.spec.n_heads, *shape), "fp32")
+        del distance, penalties
+        return ops.to(e, scaled, dtype)
+
+
+class Attention:
+    """Causal self-attention with grouped key-value heads."""
+
+    def __init__(self, e: Eager, spec: ModelSpec, style: Style, name: str, *, window: int | None) -> None:
+        self.e = e
+        self.spec = spec
+        d = spec.d_model
+        self.q = Linear(e, style, f"{name}.q", d, spec.d_query, bias=spec.qkv_bias)
+        self.k = Linear(e, style, f"{name}.k", d, spec.d_kv, bias=spec.qkv_bias)
+        self.v = Linear(e, style, f"{name}.v", d, spec.d_kv, bias=spec.qkv_bias)
+        self.out = Linear(e, style, f"{name}.out", spec.d_query, d, bias=spec.out_bias)
+        widths = {"none": None, "per_head": (spec.d_head, spec.d_head), "full": (spec.d_query, spec.d_kv)}[spec.qk_norm]
+        self.norms: tuple[Norm, Norm] | None = None
+        if widths is not None:
+            q_norm = Norm(e, style, f"{name}.q_norm", widths[0], kind="rmsnorm", bias=False)
+            self.norms = (q_norm, Norm(e, style, f"{name}.k_norm", widths[1], kind="rmsnorm", bias=False))
+        self.core = AttentionCore(e, spec, style, window=window)
+
+    def __call__(self, x: Tensor, cache: Cache | None = None) -> Tensor:
+        """[B, T, D] -> [B, T, D]."""
+        e, spec = self.e, self.spec
+        with e.module("attention"):
+            q, k, v = self.q(x), self.k(x), self.v(x)
+            if self.norms is not None and spec.qk_norm == "full":
+                q, k = self.norms[0](q), self.norms[1](k)
+            q, k, v = (_heads(e, part, spec.d_head) for part in (q, k, v))
+            if self.norms is not None and spec.qk_norm == "per_head":
+                q, k = self.norms[0](q), self.norms[1](k)
+            if spec.positions == "rope":
+                q, k = rotate(e, q), rotate(e, k)
+            if cache is not None:
+                k, v = cache.append(k)
+            return self.out(self.core(q, k, v))
+
+    def parameters(self) -> Iterator[Tensor]:
+        """In the order in which the module registers them."""
+        for part in (self.q, self.k, self.v, self.out, *(self.norms or ())):
+            yield from part.parameters()
+
+
+def _heads(e: Eager, x: Tensor, width: int) -> Tensor:
+    """[B,T,H*E] -> [B,H,T,E]."""
+    split = ops.reshape(e, x, (*x.shape[:-1], x.shape[-1] // width, width))
+    return ops.transpose(e, split, 1, 2)

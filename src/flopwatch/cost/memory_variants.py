@@ -1,0 +1,139 @@
+"""Latent attention and mixtures of experts (reference/variants.py) on tensors without data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from flopwatch.cost import memory_ops as ops
+from flopwatch.cost.memory_eager import Eager, Gradients, Tensor
+from flopwatch.cost.memory_layers import AttentionCore, Cache, FeedForward, Linear, Norm, Style, rotate
+from flopwatch.model.spec import MLASpec, ModelSpec, MoESpec
+
+
+class LatentAttention:
+    """Multi-head latent attention: low-rank queries, keys and values, one shared rotary key."""
+
+    def __init__(self, e: Eager, spec: ModelSpec, mla: MLASpec, style: Style, name: str, *, window: int | None) -> None:
+        self.e = e
+        self.mla = mla
+        self.n_heads = spec.n_heads
+        d, bias = spec.d_model, spec.qkv_bias
+        d_query = spec.n_heads * (mla.d_nope + mla.d_rope)
+        self.queries: tuple[Linear | Norm, ...]
+        if mla.q_rank:
+            down = Linear(e, style, f"{name}.q_down", d, mla.q_rank, bias=bias)
+            norm = Norm(e, style, f"{name}.q_norm", mla.q_rank, kind="rmsnorm", bias=False)
+            self.queries = (down, norm, Linear(e, style, f"{name}.q_up", mla.q_rank, d_query, bias=False))
+        else:
+            self.queries = (Linear(e, style, f"{name}.q", d, d_query, bias=False),)
+        self.kv_down = Linear(e, style, f"{name}.kv_down", d, mla.kv_rank + mla.d_rope, bias=bias)
+        self.kv_norm = Norm(e, style, f"{name}.kv_norm", mla.kv_rank, kind="rmsnorm", bias=False)
+        d_kv = spec.n_heads * (mla.d_nope + mla.d_value)
+        self.kv_up = Linear(e, style, f"{name}.kv_up", mla.kv_rank, d_kv, bias=False)
+        self.out = Linear(e, style, f"{name}.out", spec.n_heads * mla.d_value, d, bias=spec.out_bias)
+        self.core = AttentionCore(e, spec, style, window=window)
+
+    def __call__(self, x: Tensor, cache: Cache | None = None) -> Tensor:
+        """[B, T, D] -> [B, T, D]."""
+        e, mla = self.e, self.mla
+        with e.module("attention"):
+            q = self._heads(self._project_queries(x))
+            q_nope, q_rope = ops.narrow(e, q, 3, mla.d_nope), ops.narrow(e, q, 3, mla.d_rope)
+            q = ops.cat(e, (q_nope, rotate(e, q_rope)), 3)
+            latent, k_rope = ops.split(e, self.kv_down(x), (mla.kv_rank, mla.d_rope), 2)
+            k_nope, v = ops.split(e, self._heads(self.kv_up(self.kv_norm(latent))), (mla.d_nope, mla.d_value), 3)
+            batch, length, width = k_rope.shape
+            k_rope = rotate(e, ops.reshape(e, k_rope, (batch, 1, length, width)))
+            k = ops.cat(e, (k_nope, ops.expand(e, k_rope, (batch, self.n_heads, length, width))), 3)
+            if cache is not None:
+                k, v = cache.append(k)
+            return self.out(self.core(q, k, v))
+
+    def _project_queries(self, x: Tensor) -> Tensor:
+        for part in self.queries:
+            x = part(x)
+        return x
+
+    def _heads(self, x: Tensor) -> Tensor:
+        split = ops.reshape(self.e, x, (*x.shape[:-1], self.n_heads, x.shape[-1] // self.n_heads))
+        return ops.transpose(self.e, split, 1, 2)
+
+    def parameters(self) -> Iterator[Tensor]:
+        """In the order in which the module registers them."""
+        for part in (*self.queries, self.kv_down, self.kv_norm, self.kv_up, self.out):
+            yield from part.parameters()
+
+
+class MixtureOfExperts:
+    """Each token passes its best experts, the rows dealt out evenly, and the shared ones."""
+
+    def __init__(self, e: Eager, spec: ModelSpec, moe: MoESpec, style: Style, name: str) -> None:
+        self.e = e
+        self.moe = moe
+        self.router = Linear(e, style, f"{name}.router", spec.d_model, moe.n_experts, bias=moe.router_bias)
+        self.experts = [
+            FeedForward(e, spec, style, f"{name}.experts.{n}", moe.d_ff_expert, bias=moe.expert_bias)
+            for n in range(moe.n_experts)
+        ]
+        self.shared: FeedForward | None = None
+        if moe.n_shared_experts:
+            self.shared = FeedForward(e, spec, style, f"{name}.shared", moe.d_ff_shared, bias=False)
+        self.gate = Linear(e, style, f"{name}.shared_gate", spec.d_model, 1, bias=False) if moe.shared_gate else None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[B, T, D] -> [B, T, D]."""
+        e = self.e
+        with e.module("moe"):
+            rows = ops.reshape(e, x, (x.shape[0] * x.shape[1], x.shape[2]))
+            n_rows, k = rows.shape[0], self.moe.experts_per_token
+            weights, _ = ops.topk(e, ops.from_result(e, "softmax", self.router(rows)), k)
+            e.tape.op = "argsort"
+            order = e.empty((n_rows * k,), "int64")
+            sent = ops.split(e, self._sent(rows, order), self._counts(n_rows * k), 0)
+            done = ops.cat(e, tuple(expert(part) for expert, part in zip(self.experts, sent, strict=True)), 0)
+            done = ops.mul(e, done, self._weights(weights, order))
+            mixed = self._mix(rows, order, ops.to(e, done, rows.dtype))
+            if self.shared is not None:
+                mixed = ops.add(e, mixed, self._shared(self.shared, rows))
+            return ops.reshape(e, mixed, x.shape)
+
+    def _sent(self, rows: Tensor, order: Tensor) -> Tensor:
+        place = ops.pointwise(self.e, "div", order)
+        return ops.take_rows(self.e, rows, place)
+
+    def _weights(self, weights: Tensor, order: Tensor) -> Tensor:
+        flat = ops.reshape(self.e, weights, (order.shape[0],))
+        taken = ops.take_rows(self.e, flat, order)
+        return ops.reshape(self.e, taken, (order.shape[0], 1))
+
+    def _mix(self, rows: Tensor, order: Tensor, done: Tensor) -> Tensor:
+        """Zeros, then every row of `done` added to the token that it belongs to."""
+        e = self.e
+        e.tape.op = "index_add"
+        zeros = e.empty(rows.shape, rows.dtype)
+        place = ops.pointwise(e, "index_add", order)
+        mixed = e.empty(zeros.shape, zeros.dtype)
+        shape, dtype = done.shape, done.dtype
+
+        def backward(_: Gradients, _saved: ops.Saved) -> Gradients:
+            e.tape.op = "index_select"
+            return (e.empty(shape, dtype),)
+
+        e.record("index_add", mixed, (done,), backward, (place,))
+        return mixed
+
+    def _shared(self, shared: FeedForward, rows: Tensor) -> Tensor:
+        out = shared(rows)
+        if self.gate is None:
+            return out
+        return ops.mul(self.e, ops.from_result(self.e, "sigmoid", self.gate(rows)), out)
+
+    def _counts(self, n: int) -> tuple[int, ...]:
+        each, more = divmod(n, self.moe.n_experts)
+        return tuple(each + (expert < more) for expert in range(self.moe.n_experts))
+
+    def parameters(self) -> Iterator[Tensor]:
+        """In the order in which the module registers them."""
+        for part in (self.router, *self.experts, self.shared, self.gate):
+            if part is not None:
+                yield from part.parameters()
