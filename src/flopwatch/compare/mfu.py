@@ -188,8 +188,12 @@ def mfu_under_each(
 ) -> list[MfuResult]:
     """The run under each convention, `details.times_default` its FLOPs over those of the default one.
 
-    Where a convention does not say what the run's recomputation costs, HFU is None with a reason.
+    Where a convention does not say what the run's recomputation costs, HFU is None with a reason; where none says it,
+    InputError is raised.
     """
+    if not any(run.recompute in {None, *rule.recomputes} for rule in conventions):
+        known = dict.fromkeys(name for rule in conventions for name in rule.recomputes)
+        raise InputError(f"no convention knows recompute {run.recompute}", hint=f"there are {', '.join(known)}")
     default = mfu_of_run(msgspec.structs.replace(run, recompute="none"), ceiling).flops_per_token
     results = [
         mfu_of_run(run, ceiling, rule, device=device)

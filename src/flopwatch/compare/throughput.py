@@ -10,6 +10,8 @@ import msgspec
 from flopwatch.errors import InputError
 
 _SECONDS_PER_DAY: Final = 86_400
+_LEAST_TOKENS_PER_S: Final = 1e-9
+_MOST_TOKENS_PER_S: Final = 1e15
 _WAYS: Final = (
     "--tokens-per-s, --tokens-per-s-per-device, --step-s with --batch, --samples-per-s, or --days with --tokens"
 )
@@ -53,12 +55,21 @@ class Throughput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             "tokens_per_s_per_device": self.tokens_per_s_per_device,
             "step_s": self.step_s,
             "samples_per_s": self.samples_per_s,
-            "days": self.days if self.days is not None else self.tokens,
+            "tokens" if self.days is None else "days": self.tokens if self.days is None else self.days,
         }
         return [name for name, value in ways.items() if value is not None]
 
     def all_tokens_per_s(self, seq_len: int) -> float:
-        """Tokens per second of all devices together, for sequences of `seq_len` tokens."""
+        """Tokens per second of all devices together, for sequences of `seq_len` tokens.
+
+        Raises InputError for a speed that no run has, where a unit or a power of ten has slipped.
+        """
+        speed = self._tokens_per_s(seq_len)
+        if not _LEAST_TOKENS_PER_S <= speed <= _MOST_TOKENS_PER_S:
+            raise InputError(f"{speed:.3g} tokens/s is no speed of a run", hint="check the units of the throughput")
+        return speed
+
+    def _tokens_per_s(self, seq_len: int) -> float:
         if self.tokens_per_s is not None:
             return self.tokens_per_s
         if self.tokens_per_s_per_device is not None:
