@@ -13,6 +13,12 @@ from flopwatch.report.messages import Words
 
 def blocks(results: Sequence[BenchResult], words: Words) -> list[Block]:
     """One section a model; a comparison below when there are several."""
+    shown = details_of(results, words)
+    return [*shown, comparison(results, words)] if len(results) > 1 else shown
+
+
+def details_of(results: Sequence[BenchResult], words: Words) -> list[Block]:
+    """Every figure of each benchmark, with its denominators."""
     shown: list[Block] = []
     for result in results:
         title = words(
@@ -25,7 +31,7 @@ def blocks(results: Sequence[BenchResult], words: Words) -> list[Block]:
         )
         shown += [Heading(text=title), Facts(rows=_facts(result, words))]
         shown += above_peak_notes(result.utilization, words)
-    return [*shown, comparison(results, words)] if len(results) > 1 else shown
+    return shown
 
 
 def comparison(results: Sequence[BenchResult], words: Words) -> Table:

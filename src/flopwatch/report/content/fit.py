@@ -16,7 +16,7 @@ def blocks(results: Sequence[FitResult], words: Words) -> list[Block]:
     shown: list[Block] = []
     for result in results:
         title = words("fit.title", model=result.model, phase=result.phase, seq_len=result.seq_len, dtype=result.dtype)
-        shown += [Heading(text=title), Facts(rows=_facts(result, words))]
+        shown += [Heading(text=title), facts_of(result, words)]
         if result.probes:
             shown.append(probes_table(result, words))
     return shown
@@ -101,7 +101,8 @@ def probes_table(result: FitResult, words: Words) -> Table:
     )
 
 
-def _facts(result: FitResult, words: Words) -> list[Fact]:
+def facts_of(result: FitResult, words: Words) -> Facts:
+    """The batch, the limit, prediction beside measurement, and the proof."""
     if result.batch is None:
         needs = result.predicted_peak_bytes
         none = words("fit.batch_none") if needs is None else words("fit.batch_needs", needs=units.format_bytes(needs))
@@ -115,13 +116,14 @@ def _facts(result: FitResult, words: Words) -> list[Fact]:
     else:
         batch = Fact(label=words("fit.batch"), value=str(result.batch), style="strong")
     limit = words("fit.limit_value", limit=units.format_bytes(result.limit_bytes), source=result.limit_source)
-    return [
+    rows = [
         batch,
         Fact(label=words("fit.limit"), value=limit),
         Fact(label=words("fit.predicted"), value=_predicted(result, words)),
         *_measured(result, words),
         Fact(label=words("fit.proof"), value=proof_text(result, words)),
     ]
+    return Facts(rows=rows)
 
 
 def _predicted(result: FitResult, words: Words) -> str:

@@ -24,7 +24,8 @@ def blocks(results: Sequence[ReportResult], words: Words) -> list[Block]:
     shown += denominator_notes(benches, words)
     shown.append(Heading(text=words("report.verdict")))
     shown.append(Facts(rows=[Fact(label=result.model, value=verdict(result, words)) for result in results]))
-    return [*shown, *skipped_blocks(results, words)]
+    skipped = skipped_table(results, words)
+    return [*shown, *([Heading(text=words("report.skipped")), *skipped] if skipped else [])]
 
 
 def work_table(results: Sequence[ReportResult], words: Words) -> Table:
@@ -70,48 +71,61 @@ def denominator_notes(benches: Sequence[BenchResult], words: Words) -> list[Bloc
 
 
 def verdict(result: ReportResult, words: Words) -> str:
-    """One model in words: its size, what fits, how fast it runs."""
-    sentences = [words("verdict.work", params=units.format_count(item.params.total)) for item in result.counts[:1]]
-    sentences += [_step_sentence(item, words) for item in result.counts]
-    sentences += [_fit_sentence(item, words) for item in result.fits]
-    sentences += [_speed_sentence(item, words) for item in result.benches]
-    sentences += [f"{item.get('what', '')}: {item.get('why', '')}" for item in result.skipped]
-    return "; ".join(sentences) + "."
+    """One model in words: its size, and for each phase its work, what fits and how fast it runs."""
+    size = [words("verdict.work", params=units.format_count(item.params.total)) + "." for item in result.counts[:1]]
+    return " ".join([*size, *(f"{phase}: {text}" for phase, text in phase_lines(result, words))])
 
 
-def skipped_blocks(results: Sequence[ReportResult], words: Words) -> list[Block]:
-    """What was not run, and why."""
+def phase_lines(result: ReportResult, words: Words) -> list[tuple[str, str]]:
+    """For each phase its name, and in words its work, what fits and how fast it runs."""
+    phases = [item.phase for item in result.counts]
+    phases += [item.phase for item in result.fits] + [item.phase for item in result.benches]
+    lines = []
+    for phase in dict.fromkeys(phases):
+        clauses = [_fit_clause(item, words) for item in result.fits if item.phase == phase]
+        clauses += [_speed_clause(item, words) for item in result.benches if item.phase == phase]
+        work = [item for item in result.counts if item.phase == phase]
+        lines.append((words(f"phase.{phase}"), _phase_sentence(work, clauses or [words("verdict.not_run")], words)))
+    return lines
+
+
+def skipped_table(results: Sequence[ReportResult], words: Words) -> list[Block]:
+    """What was not run, and why; nothing when all was."""
     rows = [[result.model, item.get("what", ""), item.get("why", "")] for result in results for item in result.skipped]
     if not rows:
         return []
-    columns = [Column(name=words(f"col.{name}"), is_number=False) for name in ("model", "what", "why")]
-    return [Heading(text=words("report.skipped")), Table(columns=columns, rows=rows)]
+    return [
+        Table(columns=[Column(name=words(f"col.{n}"), is_number=False) for n in ("model", "what", "why")], rows=rows)
+    ]
 
 
-def _step_sentence(item: CountResult, words: Words) -> str:
-    flops = units.format_flops(item.flops.total)
-    return words("verdict.step", phase=item.phase, batch=item.batch, seq_len=item.seq_len, flops=flops)
+def _phase_sentence(work: Sequence[CountResult], clauses: Sequence[str], words: Words) -> str:
+    of_work = [
+        words("verdict.step", batch=item.batch, seq_len=item.seq_len, flops=units.format_flops(item.flops.total))
+        for item in work
+    ]
+    return "; ".join([*of_work, *clauses]) + "."
 
 
-def _fit_sentence(item: FitResult, words: Words) -> str:
+def _fit_clause(item: FitResult, words: Words) -> str:
     limit = units.format_bytes(item.limit_bytes)
     if item.batch is None:
         if item.predicted_peak_bytes is None:
-            return words("verdict.fit_none", phase=item.phase, limit=limit)
-        needs = units.format_bytes(item.predicted_peak_bytes)
-        return words("verdict.fit_needs", phase=item.phase, limit=limit, needs=needs)
+            return words("verdict.fit_none", limit=limit)
+        return words("verdict.fit_needs", limit=limit, needs=units.format_bytes(item.predicted_peak_bytes))
     if fit.is_capped(item):
-        return words("verdict.fit_capped", phase=item.phase, batch=item.batch, limit=limit)
-    if not item.verified:
-        return words("verdict.fit_unverified", phase=item.phase, batch=item.batch, limit=limit)
-    return words("verdict.fit", phase=item.phase, batch=item.batch, limit=limit, next=fit.proof_text(item, words))
+        return words("verdict.fit_capped", batch=item.batch, limit=limit)
+    if not item.verified or item.next is None:
+        return words("verdict.fit_unverified", batch=item.batch, limit=limit)
+    outcome = words(f"outcome.{item.next.outcome}")
+    return words("verdict.fit", batch=item.batch, limit=limit, next=item.next.batch, outcome=outcome)
 
 
-def _speed_sentence(item: BenchResult, words: Words) -> str:
+def _speed_clause(item: BenchResult, words: Words) -> str:
     rows = [row for row in item.utilization if row.name == "mfu"]
     known = [row for row in rows if row.fraction is not None] or rows
     mfu = "; ".join(utilization_text(row, words) for row in known) or words("na")
-    return words("verdict.speed", phase=item.phase, tokens=rate_text(item.tokens_per_s), mfu=mfu)
+    return words("verdict.speed", tokens=rate_text(item.tokens_per_s), batch=item.batch, mfu=mfu)
 
 
 def _total(item: CountResult | None, words: Words) -> str:

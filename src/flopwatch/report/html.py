@@ -1,0 +1,102 @@
+"""A record as one HTML file that needs nothing else: no network, no other file, safe for any name in the record."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import jinja2
+from markupsafe import Markup
+
+from flopwatch.record import Record
+from flopwatch.report.document import Cell, Facts, Heading, Note, Table
+from flopwatch.report.messages import Words
+from flopwatch.report.page import Page, page_of
+
+_FOLDER: Final = Path(__file__).with_name("templates")
+
+
+def to_html(records: Record | Sequence[Record], *, lang: str = "en") -> str:
+    """The page of a record, or of several below one another, as a whole HTML document.
+
+    The page's figures are the record's; the record itself is embedded and can be saved from the page. A content
+    security policy lets the page run its own scripts only and load nothing.
+    """
+    words = Words(lang)
+    given = [records] if isinstance(records, Record) else list(records)
+    pages = [page_of(record, words) for record in given]
+    figures = {
+        f"{index}-{chart.id}": chart.figure
+        for index, page in enumerate(pages)
+        for section in page.sections
+        for chart in section.charts
+    }
+    scripts = [_plotly(), _text("page.js")] if figures else [_text("page.js")]
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            lang=lang,
+            words=words,
+            pages=pages,
+            title=pages[0].title if pages else words("report.title"),
+            policy=_policy(scripts),
+            style=Markup(_text("page.css")),  # noqa: S704 - our own file
+            scripts=[Markup(script) for script in scripts],  # noqa: S704 - our own files
+            figures=_embedded(figures),
+            records=_embedded([record.to_dict() for record in given] if len(given) != 1 else given[0].to_dict()),
+            file_name=_file_name(pages),
+        )
+    )
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_FOLDER), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
+    environment.tests.update(
+        {
+            "heading": lambda block: isinstance(block, Heading),
+            "note": lambda block: isinstance(block, Note),
+            "facts": lambda block: isinstance(block, Facts),
+            "table": lambda block: isinstance(block, Table),
+        }
+    )
+    environment.filters["cell"] = lambda cell: cell if isinstance(cell, Cell) else Cell(text=cell)
+    return environment
+
+
+def _plotly() -> str:
+    """plotly.js as plotly's own package ships it; it is needed only where there is something to draw."""
+    from plotly.offline import get_plotlyjs
+
+    text: str = get_plotlyjs()
+    return text.replace("</script", "<\\/script")
+
+
+def _text(name: str) -> str:
+    return (_FOLDER / name).read_text(encoding="utf-8")
+
+
+def _embedded(data: Any) -> Markup:
+    """JSON that cannot end the element it stands in, whatever its strings say."""
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False)
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)  # noqa: S704 - nothing is left in it that markup is made of
+
+
+def _policy(scripts: Sequence[str]) -> str:
+    """A content security policy under which these scripts run, styles are inline, and nothing is loaded."""
+    hashes = " ".join(
+        f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in scripts
+    )
+    return f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'"
+
+
+def _file_name(pages: Sequence[Page]) -> str:
+    return "flopwatch-report.json" if pages and pages[0].verdicts else "flopwatch-record.json"
