@@ -1,0 +1,215 @@
+"""What one call of an operator costs: matmul FLOPs, vector operations, dtype, bytes; all from its tensors' shapes."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import torch
+
+from flopwatch.trace.formulas import Call, Formula, ValueDependentError, Work
+from flopwatch.trace.vector import Tensors, VectorFormula, vector_formula
+
+_DTYPES: Final = {
+    torch.float64: "fp64",
+    torch.float32: "fp32",
+    torch.bfloat16: "bf16",
+    torch.float16: "fp16",
+    torch.int8: "int8",
+    torch.uint8: "uint8",
+    torch.float8_e4m3fn: "fp8",
+    torch.float8_e5m2: "fp8",
+}
+_MATMUL_WORDS: Final = ("mm", "matmul", "linear", "conv", "attention", "einsum", "lstm", "gru", "rnn", "dot", "solve")
+_MATMUL_WORDS_LINALG: Final = ("linalg", "cholesky", "svd", "qr", "eig", "lu_", "inverse", "det")
+# Only the rows that are asked for are read of the table that is the first argument.
+_GATHERS: Final = frozenset({"embedding", "index", "index_select", "gather", "_unsafe_index", "take"})
+_OVERWRITES: Final = frozenset(
+    {"copy_", "fill_", "zero_", "uniform_", "normal_", "random_", "bernoulli_", "exponential_"}
+)
+_SIZES: Final = ("size", "stride", "storage_offset", "numel", "dim")
+_QUERIES: Final = frozenset(
+    {"prim::device", "prim::layout", "aten::is_contiguous", "aten::sym_is_contiguous", "aten::is_strides_like_format"}
+    | {"aten::is_non_overlapping_and_dense"}
+    | {f"aten::{prefix}{name}" for prefix in ("", "sym_") for name in _SIZES}
+)
+
+
+class Kind(enum.Enum):
+    """How an operator treats its tensors: decides what the recorder may remember of it."""
+
+    VIEW = "makes another view of a tensor: no work, no memory"
+    FUNCTIONAL = "makes new tensors out of others"
+    IN_PLACE = "changes its first argument and returns it"
+    OTHER = "anything else: it is always run"
+    COMPOSITE = "is made of other operators"
+    QUERY = "asks a tensor for its size, device or layout: no work at all"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class OpCost:
+    """What one call costs. Calls with equal shapes, strides, dtypes and arguments share one OpCost.
+
+    `flops` are matmul FLOPs that the task needs, `in_kernel_flops` those that a fused kernel does again,
+    `vector_ops` everything that is no matmul. `is_uncounted`: no formula knows this operator.
+    """
+
+    op: str
+    flops: int = 0
+    in_kernel_flops: int = 0
+    vector_ops: int = 0
+    dtype: str | None = None
+    read_bytes: int = 0
+    written_bytes: int = 0
+    is_uncounted: bool = False
+    looks_like_matmul: bool = False
+
+
+class Operator:
+    """What is known of one operator overload: its name, its kind, and the formulas that count it."""
+
+    __slots__ = ("formula", "func", "kind", "mutated", "name", "vector")
+
+    def __init__(self, func: Any, formulas: Mapping[Any, Formula]) -> None:
+        self.func = func
+        self.formula: Formula | None = formulas.get(func)
+        if isinstance(func, torch._ops.HigherOrderOperator):
+            self.name: str = func.name()
+            self.kind = Kind.OTHER
+            self.mutated: tuple[int, ...] = ()
+            self.vector: VectorFormula | None = None
+            return
+        if self.formula is None:
+            self.formula = formulas.get(func.overloadpacket)
+        schema = func._schema
+        self.name = schema.name.replace("::", ".")
+        self.mutated = tuple(
+            index
+            for index, arg in enumerate(schema.arguments)
+            if arg.alias_info is not None and arg.alias_info.is_write
+        )
+        self.kind = _kind(func, self.mutated, has_formula=self.formula is not None)
+        self.vector = vector_formula(func)
+
+    def cost(self, call: Call) -> OpCost:
+        """The cost of one call."""
+        args = call.args
+        inputs = list(tensors_in(args)) + list(tensors_in(tuple(call.kwargs.values())))
+        changed = list(tensors_in([args[index] for index in self.mutated if index < len(args)]))
+        outputs = changed or list(tensors_in((call.out,)))
+        read_bytes, written_bytes = self._bytes(inputs, outputs)
+        work = self._work(call)
+        vector_ops = 0
+        if work is None and self.vector is not None:
+            vector_ops = self.vector(Tensors(inputs, outputs))
+        is_uncounted = work is None and self.vector is None
+        return OpCost(
+            op=self.name,
+            flops=work.flops if work is not None else 0,
+            in_kernel_flops=work.in_kernel_flops if work is not None else 0,
+            vector_ops=vector_ops,
+            dtype=_dtype_name(inputs),
+            read_bytes=read_bytes,
+            written_bytes=written_bytes,
+            is_uncounted=is_uncounted,
+            looks_like_matmul=is_uncounted and _looks_like_matmul(self.name, inputs, outputs),
+        )
+
+    def _work(self, call: Call) -> Work | None:
+        if self.formula is None or any(is_nested(tensor) for tensor in tensors_in(call.args)):
+            return None
+        try:
+            return self.formula(call)
+        except ValueDependentError:
+            return None
+
+    def _bytes(self, inputs: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> tuple[int, int]:
+        base_name = self.name.partition(".")[2]
+        written = sum(tensor_bytes(tensor) for tensor in outputs)
+        if base_name in _GATHERS and inputs:
+            return written + sum(tensor_bytes(tensor) for tensor in inputs[1:]), written
+        if base_name in _OVERWRITES:
+            inputs = inputs[1:]
+        return sum(tensor_bytes(tensor) for tensor in inputs), written
+
+
+def _kind(func: Any, mutated: tuple[int, ...], *, has_formula: bool) -> Kind:
+    schema = func._schema
+    if schema.name in _QUERIES:
+        return Kind.QUERY
+    if not has_formula and torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"):
+        return Kind.COMPOSITE
+    never = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape, torch.Tag.inplace_view}
+    if never & set(func.tags):
+        return Kind.OTHER
+    aliases = any(returned.alias_info is not None for returned in schema.returns)
+    if mutated:
+        is_plain = mutated == (0,) and len(schema.returns) == 1 and aliases and schema.name.endswith("_")
+        return Kind.IN_PLACE if is_plain else Kind.OTHER
+    return Kind.VIEW if aliases else Kind.FUNCTIONAL
+
+
+def tensors_in(values: Sequence[Any]) -> Iterator[torch.Tensor]:
+    """The tensors among arguments, those in lists included."""
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from tensors_in(value)
+
+
+def tensor_bytes(tensor: torch.Tensor) -> int:
+    """Bytes of a tensor's elements, those that a stride of 0 repeats once."""
+    if is_nested(tensor):
+        return tensor.numel() * tensor.element_size()
+    if tensor.layout is not torch.strided:
+        return tensor._nnz() * tensor.element_size()
+    n = 1
+    for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
+        n *= size if stride or not size else 1
+    return n * tensor.element_size()
+
+
+def is_nested(tensor: torch.Tensor) -> bool:
+    """Whether this is one of torch's old nested tensors, which has no shape to count with."""
+    return tensor.is_nested and tensor.layout is torch.strided
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """`fp32`, `bf16`, `int8`, ... as the command line writes dtypes; torch's own name for the rest."""
+    return _DTYPES.get(dtype, str(dtype).removeprefix("torch."))
+
+
+def _dtype_name(inputs: Sequence[torch.Tensor]) -> str | None:
+    """The dtype that an operator works in: that of its first floating-point input, or of its first input."""
+    for tensor in inputs:
+        if tensor.is_floating_point():
+            return dtype_name(tensor.dtype)
+    return dtype_name(inputs[0].dtype) if inputs else None
+
+
+def _looks_like_matmul(name: str, inputs: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> bool:
+    base_name = name.rpartition(".")[2].lower()
+    if any(word in base_name for word in _MATMUL_WORDS + _MATMUL_WORDS_LINALG):
+        return True
+    matrices = [tensor.shape for tensor in inputs if _is_matrix(tensor) and not _is_integer(tensor)]
+    results = [tensor.shape for tensor in outputs if _is_matrix(tensor)]
+    return any(_contracts(left, right, results) for left in matrices for right in matrices if left is not right)
+
+
+def _contracts(left: torch.Size, right: torch.Size, results: Sequence[torch.Size]) -> bool:
+    """Whether a result has rows of `left` and columns of `right`, whose inner sizes match."""
+    for inner, outer in ((right[-2], right[-1]), (right[-1], right[-2])):
+        if inner == left[-1] and any(out[-1] == outer and out[-2] == left[-2] for out in results):
+            return left != right or left[-1] == left[-2]
+    return False
+
+
+def _is_matrix(tensor: torch.Tensor) -> bool:
+    return tensor.dim() >= 2 and not is_nested(tensor)
+
+
+def _is_integer(tensor: torch.Tensor) -> bool:
+    return tensor.dtype in {torch.int64, torch.int32, torch.int16, torch.bool}

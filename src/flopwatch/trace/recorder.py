@@ -1,0 +1,340 @@
+"""The recorder: one dispatch mode that writes down every operator of a step, its cost, its module and its phase.
+
+A forward operator notes which autograd node was made for it; in a backward pass the node that is being evaluated leads
+back to the module. Operators that run in a backward pass below a module that was called in it, or with gradients
+switched on, are recomputation. `autograd_names.py` holds the private names that this needs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from threading import get_ident
+from typing import Any, Final
+
+import torch
+from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
+
+from flopwatch.trace.attention import Implementation
+from flopwatch.trace.autograd_names import (
+    NO_NUMBER,
+    NO_TASK,
+    accumulated_leaf,
+    current_node,
+    graph_task,
+    node_number,
+    sequence_number,
+)
+from flopwatch.trace.cost import Kind, OpCost, Operator, tensors_in
+from flopwatch.trace.formulas import Call, Formula
+from flopwatch.trace.functions import FunctionMode
+from flopwatch.trace.higher_order import run_higher_order
+from flopwatch.trace.memo import Remembered, call_key, remember
+from flopwatch.trace.modules import ModuleNames, ModuleStack, Place
+from flopwatch.trace.storages import StorageLog, has_storage
+
+FORWARD: Final = "forward"
+BACKWARD: Final = "backward"
+RECOMPUTE: Final = "recompute"
+OPTIMIZER: Final = "optimizer"
+PHASES: Final = (FORWARD, BACKWARD, RECOMPUTE, OPTIMIZER)
+
+Row = tuple[OpCost, Place, str]
+"""One operator that ran: its cost, where it belongs, in which phase."""
+_is_grad_enabled: Final = torch.is_grad_enabled
+
+
+class Recorder(TorchDispatchMode):
+    """Writes down every operator that runs while it is entered. One recorder records one trace."""
+
+    supports_higher_order_operators = True
+
+    def __init__(
+        self,
+        names: ModuleNames,
+        formulas: Mapping[Any, Formula],
+        *,
+        attention: Implementation,
+        on_root: Callable[[nn.Module], None],
+        memory_events: bool,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.names = names
+        self.rows: list[Row] = []
+        self.storages: StorageLog | None = StorageLog() if memory_events else None
+        self.notes: set[str] = set()
+        self._on_new_root = on_root
+        self._stack = ModuleStack(names, self._root_called)
+        self._functions = FunctionMode(self, self._stack, attention)
+        self._formulas = formulas
+        self._operators: dict[Any, Operator] = {}
+        self._memo: dict[tuple[Any, ...], Remembered] = {}
+        self._places: dict[int, Place] = {}
+        self._n_optimizers = 0
+        self._was_backward = False
+        self._last_place = names.outside
+        self._home = get_ident()
+        self._elsewhere: dict[int, Place] = {}  # nodes made by a backward thread of its own (a device's)
+        self._recompute_task = NO_TASK
+
+    @contextlib.contextmanager
+    def recording(self) -> Iterator[None]:
+        """Everything that a trace needs in place, and gone afterwards, whatever happens in between."""
+        with contextlib.ExitStack() as cleanup:
+            cleanup.enter_context(_eager())
+            cleanup.callback(self._stack.remove)
+            self._stack.install()
+            cleanup.callback(register_optimizer_step_pre_hook(self._optimizer_begins).remove)
+            cleanup.callback(register_optimizer_step_post_hook(self._optimizer_ends).remove)
+            cleanup.enter_context(self._functions)
+            cleanup.enter_context(self)
+            yield
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run one operator, or repeat what it gave before, and write it down."""
+        operator = self._operators.get(func)
+        if operator is None:
+            operator = self._operators[func] = Operator(func, self._formulas)
+        kind = operator.kind
+        if kind is Kind.QUERY:
+            return NotImplemented if types else func(*args, **(kwargs or {}))
+        if kind is Kind.VIEW:
+            task = graph_task()
+            if task == NO_TASK:
+                self._places.setdefault(sequence_number() - 1, self._stack.place)
+            elif self._stack.task == task:
+                self._note_recomputed(task, self._stack.place)
+            if types and _is_wrapped(args):
+                return NotImplemented
+            return func(*args, **kwargs) if kwargs else func(*args)
+        kwargs = kwargs or {}
+        if kind is Kind.FUNCTIONAL or kind is Kind.IN_PLACE:
+            key = call_key(func, args, kwargs)
+            if key is not None:
+                try:
+                    remembered = self._memo.get(key)
+                except TypeError:  # an argument without a hash
+                    key = None
+                else:
+                    if remembered is not None:
+                        return self._repeat(func, kind, remembered, args, kwargs)
+            return self._run(operator, key, types, args, kwargs)
+        return self._run_other(operator, types, args, kwargs)
+
+    def _repeat(self, func: Any, kind: Kind, known: Remembered, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """Write down a call that was seen before; on tensors without data its result is made, not computed."""
+        place, phase = self._where()
+        self.rows.append((known.cost, place, phase))
+        if not known.is_repeatable:
+            result = func(*args, **kwargs)
+            if kind is Kind.FUNCTIONAL:
+                self._note_results(result)
+            return result
+        if kind is Kind.IN_PLACE:
+            return args[0]
+        if known.single is not None:
+            result = known.single.make()
+            if self.storages is not None:
+                self.storages.n_ops = len(self.rows)
+                self.storages.add(result, len(self.rows) - 1)
+            return result
+        assert known.several is not None
+        results = tuple(None if spec is None else spec.make() for spec in known.several)
+        self._note_results(results)
+        return results
+
+    def _run(
+        self, operator: Operator, key: tuple[Any, ...] | None, types: Any, args: Sequence[Any], kwargs: dict[str, Any]
+    ) -> Any:
+        """Run a call that was not seen before, and remember it."""
+        if types and _is_wrapped(args):
+            return NotImplemented
+        self._note_inputs(args)
+        result = operator.func(*args, **kwargs)
+        if result is NotImplemented:
+            return result
+        cost = self._write(operator, args, kwargs, result)
+        if key is not None:
+            is_meta = bool(key[-1])
+            if operator.kind is Kind.IN_PLACE:
+                self._memo[key] = Remembered(cost, is_repeatable=is_meta and args[0].is_meta)
+            elif is_meta:
+                self._memo[key] = remember(cost, args, result)
+            else:
+                self._memo[key] = Remembered(cost, is_repeatable=False)
+        self._note_results(result)
+        return result
+
+    def _run_other(self, operator: Operator, types: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """Run a composite, higher-order, mutating or value-dependent operator; nothing of it is remembered."""
+        func = operator.func
+        if isinstance(func, torch._ops.HigherOrderOperator):
+            return run_higher_order(self, func, args, kwargs)
+        if types and _is_wrapped(args):
+            return NotImplemented
+        if operator.kind is Kind.COMPOSITE:
+            with self:
+                result = func.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
+        self._note_inputs(args)
+        result = func(*args, **kwargs)
+        if result is not NotImplemented:
+            self._write(operator, args, kwargs, result)
+            self._note_results(result)
+        return result
+
+    def record_call(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> None:
+        """Write down a call that something else ran."""
+        operator = self._operators.setdefault(func, Operator(func, self._formulas))
+        self._write(operator, args, kwargs, result)
+        self._note_results(result)
+
+    def record_uncounted(self, op: str, *, looks_like_matmul: bool) -> None:
+        """Write down work that cannot be known."""
+        place, phase = self._where()
+        self.rows.append((OpCost(op=op, is_uncounted=True, looks_like_matmul=looks_like_matmul), place, phase))
+
+    def take_since(self, mark: int) -> list[Row]:
+        """The rows from index `mark` on, taken out."""
+        taken = self.rows[mark:]
+        del self.rows[mark:]
+        return taken
+
+    def _write(self, operator: Operator, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> OpCost:
+        cost = operator.cost(Call(args, kwargs, result))
+        place, phase = self._where()
+        self.rows.append((cost, place, phase))
+        return cost
+
+    def _where(self) -> tuple[Place, str]:
+        """The place and phase of the operator that runs now."""
+        stack = self._stack
+        task = graph_task()
+        if task == NO_TASK:
+            place = stack.place
+            self._places.setdefault(sequence_number() - 1, place)
+            if not stack.stack:
+                if (self._n_optimizers or self._was_backward) and not _is_grad_enabled():
+                    return place, OPTIMIZER
+                return place, FORWARD
+            if self._n_optimizers and not _is_grad_enabled():
+                return place, OPTIMIZER
+            return place, FORWARD
+        self._was_backward = True
+        if stack.task == task:
+            self._note_recomputed(task, stack.place)
+            return stack.place, RECOMPUTE
+        place = self._place_of_node(task)
+        if _is_grad_enabled() and not self._functions.creates_graph:
+            self._note_recomputed(task, place)
+            return place, RECOMPUTE
+        return place, BACKWARD
+
+    def _note_recomputed(self, task: int, place: Place) -> None:
+        """Remember whose nodes a recomputation makes: a reentrant checkpoint runs a backward pass over them."""
+        if get_ident() == self._home:
+            self._places.setdefault(sequence_number() - 1, place)
+        else:
+            self._recompute_task = task
+            self._elsewhere[sequence_number() - 1] = place
+
+    def _place_of_node(self, task: int) -> Place:
+        node = current_node()
+        if node is None:  # the engine adds two gradients up between nodes
+            return self._last_place
+        number = node_number(node)
+        if number == NO_NUMBER:
+            place = self.names.place_of_parameter(accumulated_leaf(node))
+        else:
+            places = self._places
+            if self._elsewhere and get_ident() != self._home and task > self._recompute_task:
+                places = self._elsewhere
+            place = places.get(number)
+            if place is None:
+                place = _nearest(places, number)
+        if place is not None:
+            self._last_place = place
+        return self._last_place
+
+    def _note_inputs(self, args: Sequence[Any]) -> None:
+        if self.storages is not None:
+            for tensor in tensors_in(args):
+                if has_storage(tensor):
+                    self.storages.add(tensor, born=-1, category="input")
+
+    def _note_results(self, result: Any) -> None:
+        if self.storages is not None:
+            self.storages.n_ops = n_ops = len(self.rows)
+            for tensor in tensors_in((result,)):
+                if has_storage(tensor):
+                    self.storages.add(tensor, n_ops - 1)
+
+    def _root_called(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        self._was_backward = False
+        self._elsewhere.clear()
+        self._on_new_root(module)
+        self._note_inputs(args)
+
+    def _optimizer_begins(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        self._n_optimizers += 1
+        self._mark_optimizer(optimizer)
+
+    def _optimizer_ends(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        self._n_optimizers -= 1
+        self._mark_optimizer(optimizer)
+
+    def _mark_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
+        """Gradients and state say what they are before and after each optimizer step."""
+        if self.storages is None:
+            return
+        for group in optimizer.param_groups:
+            self.storages.mark(group["params"], "parameter")
+            self.storages.mark((p.grad for p in group["params"] if p.grad is not None), "gradient")
+        for state in optimizer.state.values():
+            self.storages.mark((value for value in state.values() if isinstance(value, torch.Tensor)), "optimizer")
+
+    def ops_at(self, place: Place) -> list[str]:
+        """The names of the last operators in a row that belong to a place, newest first."""
+        names: list[str] = []
+        for cost, where, _ in reversed(self.rows):
+            if where is not place:
+                break
+            names.append(cost.op)
+        return names
+
+    def finish(self, parameters: Sequence[torch.Tensor]) -> None:
+        """Say what the gradients left at the end are, and end the memory log."""
+        if self.storages is not None:
+            self.storages.mark((p.grad for p in parameters if p.grad is not None), "gradient")
+            self.storages.close()
+
+
+def _nearest(places: Mapping[int, Place], number: int) -> Place | None:
+    """The place of the last operator before a node that made no operator of its own (an in-place change of a view)."""
+    for earlier in range(number - 1, max(-2, number - 1000), -1):
+        place = places.get(earlier)
+        if place is not None:
+            return place
+    return None
+
+
+def _is_wrapped(args: Sequence[Any]) -> bool:
+    """Whether a tensor that wraps others is among the arguments: its own operators then come here one by one."""
+    return any(is_traceable_wrapper_subclass(tensor) for tensor in tensors_in(args))
+
+
+def _eager() -> contextlib.AbstractContextManager[Any]:
+    """Compiled functions run as they were written while this is entered, and compile as ever afterwards.
+
+    Only where torch's compiler is loaded at all: nothing is compiled without it, and loading it takes seconds.
+    """
+    if "torch._dynamo" not in sys.modules:
+        return contextlib.nullcontext()
+    stance: contextlib.AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return stance

@@ -1,0 +1,101 @@
+"""Which memory lives when: every storage that a traced step makes or frees, in order, with one running sum."""
+
+from __future__ import annotations
+
+import dataclasses
+import weakref
+from collections.abc import Iterable
+
+import torch
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+
+@dataclasses.dataclass(kw_only=True, slots=True)
+class StorageLife:
+    """One storage: its bytes, the recorded operators (by index) at its birth and death, and what it is known to hold.
+
+    `born` is -1 for a storage that was there before the trace; `died` is None for one that is there after it.
+    `category` is `parameter`, `buffer`, `input`, `gradient`, `optimizer`, or None where nothing but the operator that
+    made it says what it is.
+    """
+
+    n_bytes: int
+    born: int
+    died: int | None = None
+    category: str | None = None
+
+
+class _StorageRef(weakref.ref):  # type: ignore[type-arg]
+    """A weak reference that knows which storage it stood for."""
+
+    __slots__ = ("address", "index")
+
+    index: int
+    address: int
+
+
+class StorageLog:
+    """Births and deaths of storages while a trace runs.
+
+    `events` holds i + 1 for the birth of `lives[i]` and -(i + 1) for its death; `live_bytes` is the sum now,
+    `peak_bytes` the highest sum so far and `peak_event` the number of events up to it.
+    """
+
+    def __init__(self) -> None:
+        self.lives: list[StorageLife] = []
+        self.events: list[int] = []
+        self.live_bytes = 0
+        self.peak_bytes = 0
+        self.peak_event = 0
+        self.n_ops = 0
+        self._refs: dict[int, _StorageRef] = {}
+
+    def add(self, tensor: torch.Tensor, born: int, category: str | None = None) -> None:
+        """Note the storage of a tensor, unless it is known already."""
+        storage = tensor.untyped_storage()
+        address = storage._cdata
+        if address in self._refs:
+            return
+        n_bytes = storage.nbytes()
+        ref = _StorageRef(storage, self._freed)
+        ref.address = address
+        ref.index = len(self.lives)
+        self._refs[address] = ref
+        self.lives.append(StorageLife(n_bytes=n_bytes, born=born, category=category))
+        self.events.append(ref.index + 1)
+        self.live_bytes += n_bytes
+        if self.live_bytes > self.peak_bytes:
+            self.peak_bytes = self.live_bytes
+            self.peak_event = len(self.events)
+
+    def mark(self, tensors: Iterable[torch.Tensor], category: str) -> None:
+        """Say what the storages of these tensors hold; those not seen before were there before the trace."""
+        for tensor in tensors:
+            if not has_storage(tensor):
+                continue
+            ref = self._refs.get(tensor.untyped_storage()._cdata)
+            if ref is None:
+                self.add(tensor, born=-1, category=category)
+            elif self.lives[ref.index].category is None:
+                self.lives[ref.index].category = category
+
+    def index_of(self, tensor: torch.Tensor) -> int | None:
+        """The index in `lives` of a tensor's storage; None for one that was never seen."""
+        ref = self._refs.get(tensor.untyped_storage()._cdata)
+        return None if ref is None else ref.index
+
+    def close(self) -> None:
+        """End the log: what dies from now on is no part of the step."""
+        self._refs.clear()
+
+    def _freed(self, ref: _StorageRef) -> None:
+        del self._refs[ref.address]
+        life = self.lives[ref.index]
+        life.died = self.n_ops - 1
+        self.events.append(-(ref.index + 1))
+        self.live_bytes -= life.n_bytes
+
+
+def has_storage(tensor: torch.Tensor) -> bool:
+    """Whether a tensor has one storage of its own to speak of (sparse ones and wrappers have none)."""
+    return tensor.layout is torch.strided and not is_traceable_wrapper_subclass(tensor)
