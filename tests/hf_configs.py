@@ -1,4 +1,4 @@
-"""Small, odd-sized configs of every Hugging Face model type with a closed form, as keyword arguments of its config class."""
+"""Small, odd-sized configs of every Hugging Face model type with a closed form, as arguments of its config class."""
 
 _SIZES = {"vocab_size": 211, "hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 6}
 _LLAMA = {**_SIZES, "intermediate_size": 100, "max_position_embeddings": 40, "pad_token_id": 0}

@@ -1,20 +1,54 @@
 """config.json -> ModelSpec: parameters and FLOPs are those of transformers' own model."""
 
+import dataclasses
 import json
+import tomllib
+from pathlib import Path
 
 import pytest
-from hf_configs import CONFIGS
 
-from flopwatch.cost.flops import forward_flops
+import flopwatch.model.huggingface as package
+from flopwatch.cost.differences import explain_gap
+from flopwatch.cost.flops import forward_flops, step_flops
 from flopwatch.model.huggingface import config_fields, model_types
-from flopwatch.model.params import count_params
+from flopwatch.model.params import count_active_params, count_params
 from flopwatch.model.spec import spec_from_fields
 from flopwatch.workload import Workload
+from hf_configs import CONFIGS
 
 torch = pytest.importorskip("torch")
+flop_counter = pytest.importorskip("torch.utils.flop_counter")
 transformers = pytest.importorskip("transformers")
 
+ASKED_FOR = {
+    "gpt2",
+    "llama",
+    "mistral",
+    "mixtral",
+    "qwen2",
+    "qwen3",
+    "qwen2_moe",
+    "qwen3_moe",
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "phi3",
+    "gpt_neox",
+    "falcon",
+    "bloom",
+    "opt",
+    "mpt",
+    "olmo2",
+    "deepseek_v2",
+    "deepseek_v3",
+    "gpt_oss",
+    "starcoder2",
+    "stablelm",
+    "cohere",
+    "granite",
+}
 CASES = [(model_type, n) for model_type, variants in CONFIGS.items() for n in range(len(variants))]
+B, T = 2, 9
 
 
 def _config(model_type, arguments):
@@ -22,12 +56,21 @@ def _config(model_type, arguments):
 
 
 def _build(config, device):
+    """transformers' own model; its experts in an operator that torch's counter knows."""
+    experts = {"experts_implementation": "batched_mm"} if "num_experts_per_tok" in config.to_dict() else {}
     with torch.device(device):
-        return transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+        return transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager", **experts).eval()
 
 
 def _spec(data):
     return spec_from_fields(config_fields(json.loads(json.dumps(data)), "config.json"))
+
+
+def _traced(run):
+    """What run() gives, and the FLOPs of its matmuls by torch's own counter."""
+    with flop_counter.FlopCounterMode(display=False) as counter:
+        result = run()
+    return result, counter.get_total_flops()
 
 
 @pytest.mark.parametrize(("model_type", "n"), CASES)
@@ -37,3 +80,102 @@ def test_parameters_are_those_of_transformers_own_model(model_type, n):
     expected = sum(p.numel() for p in _build(config, "meta").parameters())
     assert count_params(_spec(config.to_dict())).total == expected
     assert count_params(_spec({"model_type": model_type, **CONFIGS[model_type][n]})).total == expected
+
+
+@pytest.mark.parametrize(("model_type", "n"), CASES)
+def test_flops_of_a_training_step_are_those_of_a_trace(model_type, n):
+    """Forward and backward of transformers' own model, counted by torch's counter, to the integer."""
+    config = _config(model_type, CONFIGS[model_type][n])
+    model = _build(config, "cpu")
+    ids = torch.arange(B * T).reshape(B, T) + 1
+    logits, forward = _traced(lambda: model(input_ids=ids, use_cache=False).logits)
+    _, backward = _traced(logits.square().mean().backward)
+    step = step_flops(_spec(config.to_dict()), Workload(batch=B, seq_len=T, phase="train"))
+    assert (forward, backward) == (step.forward.total, step.backward.total)
+
+
+@pytest.mark.parametrize(("model_type", "n"), CASES)
+def test_flops_of_prefill_and_decode_are_those_of_a_trace_or_by_a_named_difference(model_type, n):
+    """With a cache: what transformers does otherwise has a name and an exact size."""
+    config = _config(model_type, CONFIGS[model_type][n])
+    model, spec = _build(config, "cpu"), _spec(config.to_dict())
+    ids = torch.arange(B * T).reshape(B, T) + 1
+    with torch.no_grad():
+        filled, prefill = _traced(lambda: model(input_ids=ids, use_cache=True, logits_to_keep=1))
+        cache = filled.past_key_values
+        _, decode = _traced(lambda: model(input_ids=ids[:, :1], past_key_values=cache, use_cache=True))
+    names = {}
+    for flops, phase, seq_len in ((prefill, "prefill", T), (decode, "decode", T + 1)):
+        workload = Workload(batch=B, seq_len=seq_len, phase=phase)
+        found = explain_gap(spec, workload, flops - forward_flops(spec, workload).total)
+        assert found is not None, f"{phase}: {flops - forward_flops(spec, workload).total} FLOPs have no name"
+        names[phase] = [difference.name for difference in found]
+    is_windowed = spec.n_windowed_layers > 0 and spec.window < T
+    expected = ["sliding-window cache"] if is_windowed else ["latents expanded again"] if spec.mla is not None else []
+    projected = ["head projection of every position"] if spec.d_embed != spec.d_model else []
+    assert names == {"prefill": projected, "decode": expected}
+
+
+def test_every_type_that_was_asked_for_is_tested():
+    """The list of issue B, and every type that the importer knows, has its configs here."""
+    assert set(model_types()) >= ASKED_FOR
+    assert set(CONFIGS) == set(model_types())
+
+
+@pytest.mark.parametrize("model_type", sorted(CONFIGS))
+def test_defaults_are_those_of_transformers(model_type):
+    """A key that a config.json leaves out is read as transformers' config class reads it."""
+    ours = tomllib.loads(Path(package.__file__).with_name("defaults.toml").read_text(encoding="utf-8"))[model_type]
+    theirs = {field.name: field.default for field in dataclasses.fields(transformers.CONFIG_MAPPING[model_type])}
+    beyond = {"seq_length": 2048} if model_type == "bloom" else {}  # BLOOM's own key, which transformers drops
+    assert ours == {key: theirs.get(key) for key in ours} | beyond
+
+
+GEOMETRIES = {
+    # The numbers of the models' own config.json; the totals are theirs by transformers' model on meta.
+    "gpt2": {"n_embd": 1600, "n_layer": 48, "n_head": 25},
+    "llama": {
+        "hidden_size": 16384,
+        "intermediate_size": 53248,
+        "num_hidden_layers": 126,
+        "num_attention_heads": 128,
+        "num_key_value_heads": 8,
+        "vocab_size": 128256,
+        "max_position_embeddings": 131072,
+    },
+    "deepseek_v3": {"max_position_embeddings": 163840},
+    "gpt_oss": {},
+    "bloom": {"hidden_size": 14336, "n_layer": 70, "n_head": 112, "vocab_size": 250880},
+    "falcon": {
+        "hidden_size": 8192,
+        "num_hidden_layers": 60,
+        "num_attention_heads": 128,
+        "num_kv_heads": 8,
+        "new_decoder_architecture": True,
+    },
+    "opt": {
+        "hidden_size": 1024,
+        "ffn_dim": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "word_embed_proj_dim": 512,
+        "do_layer_norm_before": False,
+    },
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model_type", sorted(CONFIGS))
+def test_parameters_of_a_real_geometry_are_those_of_transformers_own_model(model_type):
+    """A famous model of each type, or what transformers' defaults describe, built on meta."""
+    needed = {"deepseek_v2": {"num_experts_per_tok": 6}, "ministral": {"head_dim": 128}, "glm4_moe": {"head_dim": 128}}
+    config = _config(model_type, GEOMETRIES.get(model_type, needed.get(model_type, {})))
+    expected = sum(p.numel() for p in _build(config, "meta").parameters())
+    assert count_params(_spec(config.to_dict())).total == expected
+
+
+def test_active_parameters_leave_out_the_idle_experts():
+    """Mixtral 8x7B: 46.7B parameters, 12.9B of them for one token (Mixtral paper, table 1: 13B)."""
+    spec = _spec(transformers.MixtralConfig(vocab_size=32000, max_position_embeddings=32768).to_dict())
+    assert count_params(spec).total == 46_702_792_704
+    assert count_active_params(spec) == 12_879_925_248

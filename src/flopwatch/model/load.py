@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, get_args, get_origin
 import msgspec
 
 from flopwatch import units
-from flopwatch.errors import FlopwatchError, InputError, UnknownModelError
+from flopwatch.errors import FlopwatchError, InputError, SpecError, UnknownModelError
 from flopwatch.model.presets import find_preset, preset_names
 from flopwatch.model.spec import MLASpec, ModelSpec, MoESpec, spec_from_fields
 
@@ -41,7 +41,10 @@ def load_spec(name: str, changes: Mapping[str, str] | None = None) -> ModelSpec:
         fields.setdefault("name", "custom")
         if "name" not in changes:
             fields["name"] = f"{fields['name']} ({said})"
-    return spec_from_fields(fields)
+    try:
+        return spec_from_fields(fields)
+    except SpecError as error:
+        raise SpecError(f"{name}: {error.message}", hint=error.hint) from error
 
 
 def is_factory(name: str) -> bool:
@@ -82,7 +85,7 @@ def _file_fields(path: Path) -> dict[str, Any]:
             if not path.exists():
                 raise InputError(f"{path.parent} has no config.json", hint="give a model's folder or a spec file")
         elif not path.exists():
-            raise UnknownModelError(f"{path} does not exist", hint="check the path, or name a preset")
+            raise UnknownModelError(f"{str(path)!r} does not exist", hint="check the path, or name a preset")
         content = _read(path)
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         reason = error.strerror if isinstance(error, OSError) else error
@@ -166,6 +169,8 @@ def _value(field: str, text: str) -> Any:
             return text
         if bool in options:
             return {"true": True, "false": False}[text.lower()]
+        if get_origin(kind) is tuple:
+            return [units.parse_count(number) for number in text.split(",") if number.strip()]
         if int in options:
             parse = units.parse_seq_len if field in {"max_seq_len", "window"} else units.parse_count
             return parse(text)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Mapping
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args, get_origin
 
 import msgspec
 
@@ -14,6 +15,7 @@ from flopwatch.errors import SpecError
 _DERIVED: Any = None
 _MOST: Final = 1 << 40  # past any network; keeps a typing slip from becoming an absurd count
 _MOST_LAYERS: Final = 1 << 20  # layers are gone through one by one, widths are not
+_LONGEST: Final = 300  # characters of a message that may quote what a file holds
 
 
 class MoESpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -268,19 +270,25 @@ def spec_from_fields(fields: Mapping[str, Any]) -> ModelSpec:
 
             near = difflib.get_close_matches(str(name), known, n=1)
             hint = f"did you mean {near[0]}?" if near else "the fields of a spec are listed in docs/models.md"
-            raise SpecError(f"{name!r} is not a field of a model", hint=hint)
+            raise SpecError(f"{reprlib.repr(name)} is not a field of a model", hint=hint)
     try:
         return msgspec.convert(dict(fields), ModelSpec, strict=True)
     except msgspec.ValidationError as error:
-        raise SpecError(_plain(error), hint="see the fields of a spec in docs/models.md") from error
+        raise _as_spec_error(error, fields) from error
 
 
-def _plain(error: msgspec.ValidationError) -> str:
-    """Say msgspec's message with the field's name first: `n_layers: expected int, got str`."""
+def _as_spec_error(error: msgspec.ValidationError, fields: Mapping[str, Any]) -> SpecError:
+    """msgspec's message with the field's name first: `n_layers: expected int, got str`."""
     text, _, where = str(error).partition(" - at `$")
     field = where.rstrip("`").lstrip(".")
+    literals = {f.name: get_args(f.type) for f in msgspec.structs.fields(ModelSpec) if get_origin(f.type) is Literal}
+    if field in literals and isinstance(fields[field], str):
+        allowed = ", ".join(str(value) for value in literals[field])
+        return SpecError(f"{field}={reprlib.repr(fields[field])} is not one of {allowed}", hint="choose one of them")
     text = text[0].lower() + text[1:]
-    return f"{field}: {text}" if field else text.replace("object", "model", 1)
+    message = f"{field}: {text}" if field else text.replace("object", "model", 1)
+    shown = message if len(message) <= _LONGEST else f"{message[:_LONGEST]}..."
+    return SpecError(shown, hint="see the fields of a spec in docs/models.md")
 
 
 def _check_positive(struct: msgspec.Struct, *names: str, prefix: str = "") -> None:

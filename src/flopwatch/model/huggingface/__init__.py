@@ -77,6 +77,14 @@ _ALIASES: Final[dict[str, dict[str, str]]] = {
     "deepseek_v3": {"n_routed_experts": "num_local_experts"},
     "glm4_moe": {"n_routed_experts": "num_local_experts"},
 }
+# What a type calls its width and its heads, where it is not hidden_size and num_attention_heads.
+_HEAD_KEYS: Final = {
+    "gpt2": ("n_embd", "n_head"),
+    "gptj": ("n_embd", "n_head"),
+    "gpt_bigcode": ("n_embd", "n_head"),
+    "bloom": ("hidden_size", "n_head"),
+    "mpt": ("d_model", "n_heads"),
+}
 
 
 def model_types() -> tuple[str, ...]:
@@ -117,7 +125,22 @@ def _fields(config: Mapping[str, Any], model_type: str, source: str, *, is_neste
     )
     for key, usual in (("is_encoder_decoder", False), ("add_cross_attention", False), ("pruned_heads", {})):
         reader.must_be(key, usual=usual)
-    return read(reader)
+    fields = read(reader)
+    _check_heads(reader, fields)
+    return fields
+
+
+def _check_heads(reader: ConfigReader, fields: Mapping[str, Any]) -> None:
+    """Say in the config's own words what ModelSpec would say in its own."""
+    width, heads = _HEAD_KEYS.get(reader.model_type, ("hidden_size", "num_attention_heads"))
+    if "d_head" not in fields and "mla" not in fields and fields["d_model"] % fields["n_heads"]:
+        raise reader.error(
+            width, f"is not divisible by {heads}={fields['n_heads']}", hint="give head_dim if that is so"
+        )
+    n_kv_heads = fields.get("n_kv_heads", 1)
+    if fields["n_heads"] % n_kv_heads:
+        key = "num_kv_heads" if reader.model_type == "falcon" else "num_key_value_heads"
+        raise reader.error(key, f"does not divide {heads}={fields['n_heads']}")
 
 
 def _model_type(config: Mapping[str, Any], source: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from typing import Any
 
 from flopwatch.model.huggingface.gated import head_fields
@@ -114,7 +115,7 @@ def falcon(config: ConfigReader) -> dict[str, Any]:
 
 
 def bloom(config: ConfigReader) -> dict[str, Any]:
-    """BLOOM: ALiBi (which sets no context: seq_length is the trained one), a norm on the embeddings, biases everywhere."""
+    """BLOOM: ALiBi (it sets no context: seq_length is the trained one), a norm on the embeddings, biases everywhere."""
     return {
         "n_layers": config.size("n_layer"),
         "d_model": config.size("hidden_size"),
@@ -153,10 +154,8 @@ def mpt(config: ConfigReader) -> dict[str, Any]:
             raise config.error("attn_config", "is not a table of keys")
         for key, allowed in (("alibi", True), ("qk_ln", False), ("attn_type", "multihead_attention")):
             if attention.get(key, allowed) != allowed:
-                said = attention[key]
-                raise config.error(
-                    "attn_config", f"has {key}={said!r}, a variant without a closed form here", hint="use count --trace"
-                )
+                rule = f"has {key}={reprlib.repr(attention[key])}, a variant without a closed form here"
+                raise config.error("attn_config", rule, hint="use count --trace")
     return {
         "n_layers": config.size("n_layers"),
         "d_model": config.size("d_model"),

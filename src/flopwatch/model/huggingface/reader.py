@@ -10,6 +10,8 @@ from typing import Any, Final, Literal
 from flopwatch.errors import InputError
 
 _MOST: Final = 1 << 40  # as in spec.py: past any network
+_MOST_LAYERS: Final = 1 << 20
+_LAYER_KEYS: Final = frozenset({"num_hidden_layers", "n_layer", "n_layers"})
 _GELU: Final = frozenset(
     {"gelu", "gelu_new", "gelu_fast", "gelu_accurate", "gelu_python", "gelu_python_tanh", "gelu_pytorch_tanh"}
 )
@@ -121,7 +123,7 @@ class ConfigReader:
         kind = "positive whole number" if least else "whole number from 0"
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise self.error(key, f"is not a {kind}")
-        if value > _MOST:
+        if value > (_MOST_LAYERS if key in _LAYER_KEYS else _MOST):
             raise self.error(key, "is larger than any network's")
         return value
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from typing import Any
 
 from flopwatch.model.huggingface.reader import ConfigReader
@@ -47,7 +48,8 @@ def _layer_types(config: ConfigReader) -> str | None:
         return None
     for name in types:
         if name not in _LETTER:
-            raise config.error("layer_types", f"has {name!r}, which has no closed form here", hint="use count --trace")
+            rule = f"has {reprlib.repr(name)}, which has no closed form here"
+            raise config.error("layer_types", rule, hint="use count --trace")
     if len(types) != config.size("num_hidden_layers"):
         n_layers = config.size("num_hidden_layers")
         raise config.error("layer_types", f"has {len(types)} entries for num_hidden_layers={n_layers}")
