@@ -16,6 +16,7 @@ COMMANDS: Final = {
     "count": "Parameters and FLOPs of a model, by part.",
     "devices": "Published peaks of known devices, and what this machine is.",
     "mfu": "MFU and HFU of a run that you already have.",
+    "show": "The record of an earlier run, rendered again.",
 }
 """Every command and what it answers; `flopwatch NAME` runs the function `NAME` of `flopwatch/cli/NAME.py`."""
 

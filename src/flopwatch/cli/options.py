@@ -52,6 +52,15 @@ class ModelOptions:
 
 @Parameter(name="*")
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class StoreOptions:
+    """Where measurements are kept."""
+
+    store: Path | None = None
+    """The results store, an SQLite file (else FLOPWATCH_STORE, else the user's data folder)."""
+
+
+@Parameter(name="*")
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class OutputOptions:
     """Where the answer goes and how it looks."""
 

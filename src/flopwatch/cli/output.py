@@ -50,7 +50,7 @@ def note(text: str, options: OutputOptions) -> None:
         print(text, file=sys.stderr)
 
 
-def write_file(path: Path, text: str) -> None:
+def write_file(path: Path, text: str, *, option: str = "-o") -> None:
     """Write a whole file or nothing: a temporary file beside it, then a rename."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,7 +64,7 @@ def write_file(path: Path, text: str) -> None:
             raise
     except OSError as error:
         raise FlopwatchError(
-            f"cannot write {path}: {error.strerror or error}", hint="give another file to -o"
+            f"cannot write {path}: {error.strerror or error}", hint=f"give another file to {option}"
         ) from error
 
 
