@@ -114,7 +114,7 @@ def main() -> None:
     root, method = Path(sys.argv[2]), sys.argv[3]
     try:
         if method == "fork":
-            import torch  # noqa: F401 - so that the children need not
+            child.preload()
         children = _Children(control, fork=method == "fork")
         with control.makefile("rb") as orders:
             for line in orders:

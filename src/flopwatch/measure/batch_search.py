@@ -1,0 +1,214 @@
+"""The search for the largest batch that fits: pure, it only says which batch to try next and learns what came of it.
+
+Predict, try, pin the prediction to what was measured, try again, and show that the neighbour does not fit. With a
+prediction within a percent that is two or three tries. Where the prediction is off the search falls back to a line
+through measurements, to doubling, and in the end to bisection, so that it always ends.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Generator
+from typing import Final, Literal
+
+from flopwatch.errors import InputError
+from flopwatch.probe.protocol import Outcome
+
+Predict = Callable[[int], int | None]
+"""Batch -> peak bytes, never falling with the batch; or None for every batch where nothing is known."""
+
+MOST: Final = 1 << 16
+"""Where a search without `max_batch` ends, should memory never grow."""
+
+_FIRST_FRACTION: Final = 0.995  # of the limit: the first try is to run, so that there is a measurement to pin to
+_RETREATS: Final = (0.95, 0.8, 0.5)  # after one, two, more failures in a row: how far up the open span to try next
+_NEAR_FRACTION: Final = 0.05  # a prediction this near is off by a constant, not by a factor
+_MOST_GROWTH: Final = 4  # how far past what has run a line through measurements is trusted
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Try:
+    """What came of one batch; `peak_bytes` only of one that ran."""
+
+    batch: int
+    outcome: Outcome
+    peak_bytes: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Found:
+    """The end of a search: the largest batch that ran, and the smallest that did not.
+
+    `best` is None when not even the smallest allowed batch ran; `worst` is None when the largest allowed one did.
+    """
+
+    best: Try | None
+    worst: Try | None
+    n_tries: int
+    predicted_batch: int | None
+
+    @property
+    def is_proved(self) -> bool:
+        """Whether the allowed batch after `best` was run and failed; a timeout is no proof that it cannot fit."""
+        return self.best is not None and self.worst is not None and self.worst.outcome != "timeout"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Grid:
+    """The batches that are allowed: all, multiples of a number, or powers of two; up to `max_batch`."""
+
+    kind: Literal["all", "power-of-two"] = "all"
+    multiple_of: int = 1
+    max_batch: int = MOST
+
+    def __post_init__(self) -> None:
+        if self.multiple_of < 1 or self.max_batch < 1:
+            raise InputError(f"a batch of {min(self.multiple_of, self.max_batch)} is no batch", hint="it counts from 1")
+        if self.kind == "power-of-two" and self.multiple_of != 1:
+            raise InputError("power-of-two batches and a multiple exclude each other", hint="give one of them")
+        if self.size == 0:
+            raise InputError(f"no multiple of {self.multiple_of} is at most {self.max_batch}", hint="raise the maximum")
+
+    @property
+    def size(self) -> int:
+        """How many batches are allowed."""
+        return self.max_batch.bit_length() if self.kind == "power-of-two" else self.max_batch // self.multiple_of
+
+    def at(self, place: int) -> int:
+        """The batch at a place; places count from 1."""
+        return 1 << (place - 1) if self.kind == "power-of-two" else place * self.multiple_of
+
+    def place_below(self, batch: int) -> int:
+        """The place of the largest allowed batch that is at most `batch`; 0 when there is none."""
+        place = batch.bit_length() if self.kind == "power-of-two" else batch // self.multiple_of
+        return max(0, min(place, self.size))
+
+
+def search_batch(
+    *, limit_bytes: int, grid: Grid | None = None, predict: Predict | None = None
+) -> Generator[int, Try, Found]:
+    """Yields the batch to try, is sent what came of it, and returns the Found; tries no batch twice."""
+    search = _Search(limit_bytes=limit_bytes, grid=grid or Grid(), predict=predict or (lambda _batch: None))
+    while (place := search.next_place()) is not None:
+        search.learn(place, (yield search.grid.at(place)))
+    return search.found()
+
+
+@dataclasses.dataclass(kw_only=True)
+class _Search:
+    """What is known so far: everything up to place `low` ran, everything from `high` on did not or is not allowed."""
+
+    limit_bytes: int
+    grid: Grid
+    predict: Predict
+
+    def __post_init__(self) -> None:
+        self.low = 0
+        self.high = self.grid.size + 1
+        self.best: Try | None = None
+        self.worst: Try | None = None
+        self.measured: list[tuple[int, int]] = []  # (batch, peak bytes) of what ran, in rising order
+        self.n_tries = 0
+        self.n_failed_in_a_row = 0
+        self.n_beyond_model = 0
+
+    def next_place(self) -> int | None:
+        """The place to try next; None when `low` and `high` have met."""
+        if self.high - self.low <= 1:
+            return None
+        return min(max(self._wanted_place(), self.low + 1), self.high - 1)
+
+    def learn(self, place: int, tried: Try) -> None:
+        """Take in what came of a try: anything but `ok` means that this batch does not run."""
+        self.n_tries += 1
+        if tried.outcome == "ok":
+            self.low, self.best = place, tried
+            self.n_failed_in_a_row = 0
+            if tried.peak_bytes is not None:
+                self.measured.append((tried.batch, tried.peak_bytes))
+        else:
+            self.high, self.worst = place, tried
+            self.n_failed_in_a_row += 1
+
+    def found(self) -> Found:
+        """What the search came to."""
+        predicted = self._solve(self.predict, self.limit_bytes)
+        return Found(
+            best=self.best,
+            worst=self.worst,
+            n_tries=self.n_tries,
+            predicted_batch=None if predicted is None else self.grid.at(predicted) if predicted else 0,
+        )
+
+    def _wanted_place(self) -> int:
+        if self.n_tries == 0:
+            return self._solve(self.predict, int(self.limit_bytes * _FIRST_FRACTION)) or 1
+        if self.n_failed_in_a_row:
+            return self._retreat()
+        wanted = self._solve(self._pinned, self.limit_bytes)
+        if wanted is None:
+            return self._without_model()
+        if wanted <= self.low:  # the neighbour, as the proof; should it run, the model is too high: step out faster
+            self.n_beyond_model += 1
+            return self.low + (1 << (self.n_beyond_model - 1))
+        return wanted if wanted < self.high else self.low + max(1, int((self.high - self.low) * _RETREATS[1]))
+
+    def _retreat(self) -> int:
+        """Between what ran and what failed: near the failure at first, then halving the span."""
+        wanted = self._solve(self._pinned, self.limit_bytes) if self.best is not None else None
+        if wanted is not None and self.n_failed_in_a_row == 1 and self.low < wanted < self.high:
+            return wanted
+        fraction = _RETREATS[min(self.n_failed_in_a_row, len(_RETREATS)) - 1]
+        return self.low + max(1, int((self.high - self.low) * fraction))
+
+    def _without_model(self) -> int:
+        """Doubling until something fails, then halving."""
+        if self.worst is None:
+            return max(1, 2 * self.low)
+        return (self.low + self.high) // 2
+
+    def _pinned(self, batch: int) -> int | None:
+        """Peak bytes of a batch: the prediction moved to go through what was measured, or a line through it alone."""
+        if not self.measured:
+            return None
+        last_batch, last_bytes = self.measured[-1]
+        predicted, predicted_last = self.predict(batch), self.predict(last_batch)
+        if predicted is not None and predicted_last is not None:
+            return last_bytes + int((predicted - predicted_last) * self._scale(predicted_last))
+        if len(self.measured) < 2:
+            return None
+        if batch > _MOST_GROWTH * last_batch:
+            return self.limit_bytes + 1  # not trusted that far
+        before_batch, before_bytes = self.measured[-2]
+        slope = (last_bytes - before_bytes) / (last_batch - before_batch)
+        return int(last_bytes + slope * (batch - last_batch))
+
+    def _scale(self, predicted_last: int) -> float:
+        """Measured growth over predicted growth: 1 as long as the prediction is near what was measured."""
+        _, last_bytes = self.measured[-1]
+        if abs(last_bytes - predicted_last) <= _NEAR_FRACTION * last_bytes or predicted_last <= 0:
+            return 1.0
+        if len(self.measured) >= 2:
+            before_batch, before_bytes = self.measured[-2]
+            predicted_growth = predicted_last - (self.predict(before_batch) or 0)
+            if predicted_growth > 0 and last_bytes > before_bytes:
+                return (last_bytes - before_bytes) / predicted_growth
+        return last_bytes / predicted_last
+
+    def _solve(self, model: Predict, limit_bytes: int) -> int | None:
+        """The largest place that the model says fits (0: none); None when it says nothing."""
+        if model(self.grid.at(1)) is None:
+            return None
+
+        def fits(place: int) -> bool:
+            peak_bytes = model(self.grid.at(place))
+            return peak_bytes is not None and peak_bytes <= limit_bytes
+
+        low, high = 0, 1
+        while high <= self.grid.size and fits(high):
+            low, high = high, 2 * high
+        high = min(high, self.grid.size + 1)
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if fits(middle) else (low, middle)
+        return low
