@@ -61,11 +61,9 @@ def trace(
     recorder = Recorder(
         names, formula_table(formulas), attention=attention, on_root=guard.keep, memory_events=memory_events
     )
-    if model is not None:
-        guard.keep(model)
     try:
-        if recorder.storages is not None and model is not None:
-            _mark_model(recorder, model)
+        if model is not None:
+            recorder.add_root(model)
         with _values_explained(), recorder.recording():
             step()
         recorder.finish(guard.parameters())
@@ -195,13 +193,6 @@ def _like(tensor: torch.Tensor, made: torch.Tensor) -> torch.Tensor:
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(made, requires_grad=tensor.requires_grad)
     return made.requires_grad_(tensor.requires_grad)
-
-
-def _mark_model(recorder: Recorder, model: nn.Module) -> None:
-    assert recorder.storages is not None
-    recorder.storages.mark(model.parameters(), "parameter")
-    recorder.storages.mark(model.buffers(), "buffer")
-    recorder.storages.mark((p.grad for p in model.parameters() if p.grad is not None), "gradient")
 
 
 @contextlib.contextmanager

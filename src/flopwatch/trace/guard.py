@@ -20,13 +20,18 @@ class Guard:
     def keep(self, module: nn.Module) -> None:
         """Remember a module and all below it, before the step touches it."""
         for part in module.modules():
-            self._training.setdefault(part, part.training)
-        for parameter in module.parameters():
-            if id(parameter) not in self._gradients:
-                gradient = parameter.grad
-                self._gradients[id(parameter)] = (parameter, gradient)
-                if gradient is not None:
-                    parameter.grad = gradient.detach().clone()
+            if part in self._training:
+                continue
+            self._training[part] = part.training
+            for parameter in part._parameters.values():
+                if parameter is not None and id(parameter) not in self._gradients:
+                    self._keep_gradient(parameter)
+
+    def _keep_gradient(self, parameter: nn.Parameter) -> None:
+        gradient = parameter.grad
+        self._gradients[id(parameter)] = (parameter, gradient)
+        if gradient is not None:
+            parameter.grad = gradient.detach().clone()
 
     def put_back(self) -> None:
         """Everything as it was when it was kept."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from flopwatch.trace.cost import OpCost, tensors_in
+from flopwatch.trace.cost import OpCost, Operator, tensors_in
 
 _empty_strided: Final = torch.empty_strided
 _META: Final = torch.device("meta")
@@ -41,12 +41,12 @@ class Remembered(NamedTuple):
     several: tuple[TensorSpec | None, ...] | None = None
 
 
-def call_key(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Any, ...] | None:
+def call_key(operator: Operator, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Any, ...] | None:
     """What decides cost and result of a call, as a key; its last entry is whether no tensor has data.
 
     None where that cannot be said: a tensor subclass, a layout other than strided, an argument without a hash.
     """
-    parts: list[Any] = [func]
+    parts: list[Any] = [operator]
     is_meta = True
     try:
         for arg in (*args, *kwargs.items()) if kwargs else args:

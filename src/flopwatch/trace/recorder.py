@@ -8,7 +8,7 @@ switched on, are recomputation. `autograd_names.py` holds the private names that
 from __future__ import annotations
 
 import contextlib
-import sys
+import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from threading import get_ident
 from typing import Any, Final
@@ -29,6 +29,7 @@ from flopwatch.trace.autograd_names import (
     sequence_number,
 )
 from flopwatch.trace.cost import Kind, OpCost, Operator, tensors_in
+from flopwatch.trace.eager import without_compilation
 from flopwatch.trace.formulas import Call, Formula
 from flopwatch.trace.functions import FunctionMode
 from flopwatch.trace.higher_order import run_higher_order
@@ -70,9 +71,10 @@ class Recorder(TorchDispatchMode):
         self._stack = ModuleStack(names, self._root_called)
         self._functions = FunctionMode(self, self._stack, attention)
         self._formulas = formulas
-        self._operators: dict[Any, Operator] = {}
+        self._operators: dict[int, Operator] = {}  # by id: an Operator keeps its function, whose own hash is slow
         self._memo: dict[tuple[Any, ...], Remembered] = {}
         self._places: dict[int, Place] = {}
+        self._roots: set[nn.Module] = set()
         self._n_optimizers = 0
         self._was_backward = False
         self._last_place = names.outside
@@ -80,11 +82,20 @@ class Recorder(TorchDispatchMode):
         self._elsewhere: dict[int, Place] = {}  # nodes made by a backward thread of its own (a device's)
         self._recompute_task = NO_TASK
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No wrapper of the compiler around each operator: it would load the compiler, and costs more than the memo.
+
+        Nothing compiles while this records (see `eager.py`).
+        """
+        return False
+
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
         """Everything that a trace needs in place, and gone afterwards, whatever happens in between."""
         with contextlib.ExitStack() as cleanup:
-            cleanup.enter_context(_eager())
+            cleanup.enter_context(without_compilation())
+            cleanup.enter_context(_no_collection())
             cleanup.callback(self._stack.remove)
             self._stack.install()
             cleanup.callback(register_optimizer_step_pre_hook(self._optimizer_begins).remove)
@@ -97,9 +108,9 @@ class Recorder(TorchDispatchMode):
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Run one operator, or repeat what it gave before, and write it down."""
-        operator = self._operators.get(func)
+        operator = self._operators.get(id(func))
         if operator is None:
-            operator = self._operators[func] = Operator(func, self._formulas)
+            operator = self._operator(func)
         kind = operator.kind
         if kind is Kind.QUERY:
             return NotImplemented if types else func(*args, **(kwargs or {}))
@@ -114,7 +125,7 @@ class Recorder(TorchDispatchMode):
             return func(*args, **kwargs) if kwargs else func(*args)
         kwargs = kwargs or {}
         if kind is Kind.FUNCTIONAL or kind is Kind.IN_PLACE:
-            key = call_key(func, args, kwargs)
+            key = call_key(operator, args, kwargs)
             if key is not None:
                 try:
                     remembered = self._memo.get(key)
@@ -125,6 +136,11 @@ class Recorder(TorchDispatchMode):
                         return self._repeat(func, kind, remembered, args, kwargs)
             return self._run(operator, key, types, args, kwargs)
         return self._run_other(operator, types, args, kwargs)
+
+    def _operator(self, func: Any) -> Operator:
+        if id(func) not in self._operators:
+            self._operators[id(func)] = Operator(func, self._formulas)
+        return self._operators[id(func)]
 
     def _repeat(self, func: Any, kind: Kind, known: Remembered, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """Write down a call that was seen before; on tensors without data its result is made, not computed."""
@@ -191,8 +207,7 @@ class Recorder(TorchDispatchMode):
 
     def record_call(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> None:
         """Write down a call that something else ran."""
-        operator = self._operators.setdefault(func, Operator(func, self._formulas))
-        self._write(operator, args, kwargs, result)
+        self._write(self._operator(func), args, kwargs, result)
         self._note_results(result)
 
     def record_uncounted(self, op: str, *, looks_like_matmul: bool) -> None:
@@ -278,8 +293,24 @@ class Recorder(TorchDispatchMode):
     def _root_called(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         self._was_backward = False
         self._elsewhere.clear()
-        self._on_new_root(module)
+        self.add_root(module)
         self._note_inputs(args)
+
+    def add_root(self, module: nn.Module) -> None:
+        """Know a module's tensors before the step uses them."""
+        if module in self._roots:
+            return
+        self._roots.add(module)
+        self._on_new_root(module)
+        if self.storages is None:
+            return
+        for part in module.modules():
+            for parameter in part._parameters.values():
+                if parameter is not None:
+                    self.storages.mark(parameter, "parameter")
+                    self.storages.mark(parameter.grad, "gradient")
+            for buffer in part._buffers.values():
+                self.storages.mark(buffer, "buffer")
 
     def _optimizer_begins(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         self._n_optimizers += 1
@@ -294,10 +325,12 @@ class Recorder(TorchDispatchMode):
         if self.storages is None:
             return
         for group in optimizer.param_groups:
-            self.storages.mark(group["params"], "parameter")
-            self.storages.mark((p.grad for p in group["params"] if p.grad is not None), "gradient")
+            for parameter in group["params"]:
+                self.storages.mark(parameter, "parameter")
+                self.storages.mark(parameter.grad, "gradient")
         for state in optimizer.state.values():
-            self.storages.mark((value for value in state.values() if isinstance(value, torch.Tensor)), "optimizer")
+            for value in state.values():
+                self.storages.mark(value if isinstance(value, torch.Tensor) else None, "optimizer")
 
     def ops_at(self, place: Place) -> list[str]:
         """The names of the last operators in a row that belong to a place, newest first."""
@@ -311,7 +344,8 @@ class Recorder(TorchDispatchMode):
     def finish(self, parameters: Sequence[torch.Tensor]) -> None:
         """Say what the gradients left at the end are, and end the memory log."""
         if self.storages is not None:
-            self.storages.mark((p.grad for p in parameters if p.grad is not None), "gradient")
+            for parameter in parameters:
+                self.storages.mark(parameter.grad, "gradient")
             self.storages.close()
 
 
@@ -329,12 +363,13 @@ def _is_wrapped(args: Sequence[Any]) -> bool:
     return any(is_traceable_wrapper_subclass(tensor) for tensor in tensors_in(args))
 
 
-def _eager() -> contextlib.AbstractContextManager[Any]:
-    """Compiled functions run as they were written while this is entered, and compile as ever afterwards.
-
-    Only where torch's compiler is loaded at all: nothing is compiled without it, and loading it takes seconds.
-    """
-    if "torch._dynamo" not in sys.modules:
-        return contextlib.nullcontext()
-    stance: contextlib.AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
-    return stance
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """No garbage collection of cycles meanwhile: it would free memory at moments that no second trace repeats."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()

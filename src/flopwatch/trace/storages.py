@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import weakref
-from collections.abc import Iterable
 
 import torch
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
@@ -68,16 +67,15 @@ class StorageLog:
             self.peak_bytes = self.live_bytes
             self.peak_event = len(self.events)
 
-    def mark(self, tensors: Iterable[torch.Tensor], category: str) -> None:
-        """Say what the storages of these tensors hold; those not seen before were there before the trace."""
-        for tensor in tensors:
-            if not has_storage(tensor):
-                continue
-            ref = self._refs.get(tensor.untyped_storage()._cdata)
-            if ref is None:
-                self.add(tensor, born=-1, category=category)
-            elif self.lives[ref.index].category is None:
-                self.lives[ref.index].category = category
+    def mark(self, tensor: torch.Tensor | None, category: str) -> None:
+        """Say what a tensor's storage holds; one not seen before was there before the trace."""
+        if tensor is None or not has_storage(tensor):
+            return
+        ref = self._refs.get(tensor.untyped_storage()._cdata)
+        if ref is None:
+            self.add(tensor, born=-1, category=category)
+        elif self.lives[ref.index].category is None:
+            self.lives[ref.index].category = category
 
     def index_of(self, tensor: torch.Tensor) -> int | None:
         """The index in `lives` of a tensor's storage; None for one that was never seen."""
@@ -98,4 +96,5 @@ class StorageLog:
 
 def has_storage(tensor: torch.Tensor) -> bool:
     """Whether a tensor has one storage of its own to speak of (sparse ones and wrappers have none)."""
-    return tensor.layout is torch.strided and not is_traceable_wrapper_subclass(tensor)
+    is_plain = tensor.__class__ is torch.Tensor or tensor.__class__ is torch.nn.Parameter
+    return tensor.layout is torch.strided and (is_plain or not is_traceable_wrapper_subclass(tensor))
