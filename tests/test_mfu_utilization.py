@@ -177,6 +177,8 @@ def test_what_a_convention_does_not_tell_is_noted():
     assert "leaves out the head's work" in notes("torchtitan")
     assert "takes recompute full for granted" in notes("megatron-2021")
     assert "granted" not in notes("megatron-2021", recompute="none")
+    assert "does not count the scores that a flash kernel" in notes("palm", uses_flash=True)
+    assert notes("matmul-window-exact", uses_flash=True) == ""
     assert "--attention-dtype bf16" in notes("palm", dtype="fp8")
     assert "--attention-dtype" not in notes("llmq", dtype="fp8")
 

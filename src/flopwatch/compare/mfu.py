@@ -260,6 +260,8 @@ def _notes(run: Run, rule: Convention, recompute: str) -> list[str]:
         notes.append(f"{rule.name} counts two of the three matrices of the gated FFN")
     if recompute != "none" and run.recompute is None:
         notes.append(f"{rule.name} takes recompute {recompute} for granted: say --recompute none where there was none")
+    if run.uses_flash and not rule.in_kernel:
+        notes.append(f"{rule.name} does not count the scores that a flash kernel computes again")
     has_one_dtype = run_dtypes(run.dtype, rule, attention=run.attention_dtype, head=run.head_dtype).names == {run.dtype}
     if has_one_dtype and run.dtype in {"fp8", "int8", "fp6", "fp4"}:
         notes.append(
