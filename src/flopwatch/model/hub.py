@@ -55,7 +55,7 @@ def fetch_config(name: str) -> Path:
 
 def _is_reachable(endpoint: str) -> bool:
     """Whether a connection can be made: the hub's client would try for half a minute before it says so."""
-    if urllib.request.getproxies():
+    if urllib.request.getproxies().keys() - {"no"}:
         return True  # only the proxy can tell
     address = urllib.parse.urlsplit(endpoint)
     port = address.port or (443 if address.scheme == "https" else 80)
