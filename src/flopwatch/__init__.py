@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from flopwatch.api.count import count
+    from flopwatch.api.mfu import mfu
     from flopwatch.cost.convention import find_convention
     from flopwatch.device.catalog import find_device
     from flopwatch.errors import FlopwatchError
@@ -27,6 +28,7 @@ __all__ = [
     "find_convention",
     "find_device",
     "load_spec",
+    "mfu",
 ]
 
 _WHERE = {
@@ -37,6 +39,7 @@ _WHERE = {
     "find_convention": "flopwatch.cost.convention",
     "find_device": "flopwatch.device.catalog",
     "load_spec": "flopwatch.model.load",
+    "mfu": "flopwatch.api.mfu",
 }
 
 
