@@ -108,9 +108,10 @@ class Packed:
 class Frame:
     """One checkpointed part: how to compute it again, and who waits for what it saves."""
 
-    def __init__(self, compute: Callable[[Tensor], Tensor], x: Tensor) -> None:
+    def __init__(self, compute: Callable[[Tensor], Tensor], x: Tensor, autocast_dtype: str | None) -> None:
         self.compute = compute
         self.x = x
+        self.autocast_dtype = autocast_dtype
         self.holders: list[weakref.ref[Holder]] = []
         self.n_recomputed: int | None = None
 
@@ -218,7 +219,7 @@ class Eager:
         """`compute(x)` of which only `x` is kept: the rest is computed again in the backward pass."""
         if not self.is_grad_enabled:
             return compute(x)
-        self._frames.append(Frame(compute, x))
+        self._frames.append(Frame(compute, x, self.autocast_dtype))
         try:
             return compute(x)
         finally:
@@ -258,7 +259,7 @@ class Eager:
         self.tape.phase = "recompute"
         self._frames.append(frame)
         self.is_grad_enabled = True
-        with contextlib.suppress(_AllRecomputedError):
+        with contextlib.suppress(_AllRecomputedError), self.autocast(frame.autocast_dtype):
             frame.compute(frame.x)
         self.is_grad_enabled = False
         self._frames.pop()
@@ -270,7 +271,8 @@ class Eager:
         self.tape.op = "ones_like"
         before, self.is_grad_enabled = self.is_grad_enabled, False
         waits = _dependencies(loss.node)
-        arrived: dict[Node, list[Tensor | None]] = {loss.node: [self.empty(loss.shape, loss.dtype)]}
+        one = self.empty(loss.shape, loss.dtype)  # torch's caller holds it to the end
+        arrived: dict[Node, list[Tensor | None]] = {loss.node: [one]}
         ready = [(-loss.node.sequence, 0, loss.node)]
         n_pushed = 0
         while ready:
@@ -289,6 +291,7 @@ class Eager:
                 if waits[target] == 0:
                     n_pushed += 1
                     heapq.heappush(ready, (-target.sequence, n_pushed, target))
+        del one
         self.is_grad_enabled = before
 
     def _run(self, node: Node, gradients: list[Tensor | None]) -> list[Tensor | None]:

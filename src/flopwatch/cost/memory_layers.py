@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 
 from flopwatch.cost import memory_ops as ops
-from flopwatch.cost.memory_attention import flash_attention, flat_heads, math_attention, repeat_heads
+from flopwatch.cost.memory_attention import flash_attention, flat_heads, has_flash, math_attention, repeat_heads
 from flopwatch.cost.memory_eager import Eager, Tensor
 from flopwatch.model.spec import ModelSpec
 
@@ -74,8 +74,7 @@ class Norm:
         e = self.e
         mean = ops.mean_last(e, x)
         variance = ops.var_last(e, x)
-        centred = ops.sub(e, x, mean)
-        normed = ops.mul(e, self.weight, ops.div(e, centred, ops.sqrt(e, ops.add_number(e, variance))))
+        normed = ops.mul(e, self.weight, ops.div(e, ops.sub(e, x, mean), ops.sqrt(e, ops.add_number(e, variance))))
         return normed if self.bias is None else ops.add(e, normed, self.bias)
 
     def parameters(self) -> Iterator[Tensor]:
@@ -89,9 +88,12 @@ def gelu(e: Eager, x: Tensor, *, is_elementary: bool) -> Tensor:
     """GELU in one kernel, or 0.5 x (1 + tanh(c (x + 0.044715 x^3))) written out."""
     if not is_elementary:
         return ops.from_input(e, "gelu", x)
-    half = ops.scale(e, x)
-    inner = ops.scale(e, ops.add(e, x, ops.scale(e, ops.power(e, x))))
-    return ops.mul(e, half, ops.add_number(e, ops.from_result(e, "tanh", inner)))
+    # Nested as the reference writes it: a name would keep a temporary alive that Python drops there.
+    return ops.mul(
+        e,
+        ops.scale(e, x),
+        ops.add_number(e, ops.from_result(e, "tanh", ops.scale(e, ops.add(e, x, ops.scale(e, ops.power(e, x)))))),
+    )
 
 
 class FeedForward:
@@ -137,18 +139,18 @@ def rotate(e: Eager, x: Tensor) -> Tensor:
     length, width = x.shape[2:]
     half = width // 2
     e.tape.op = "rotate"
-    frequencies = e.empty((half,), "fp32")
-    places = e.empty((length,), "fp32")
+    frequencies, places = e.empty((half,), "fp32"), e.empty((length,), "fp32")
     angles = e.empty((length, half), "fp32")
     cos, sin = e.empty(angles.shape, "fp32"), e.empty(angles.shape, "fp32")
     cos, sin = ops.to(e, cos, x.dtype), ops.to(e, sin, x.dtype)
     first = ops.narrow(e, x, 3, half)
     second = ops.narrow(e, x, 3, half)
     rest = ops.narrow(e, x, 3, width - 2 * half)
-    del frequencies, places
     one = ops.sub(e, ops.mul(e, first, cos), ops.mul(e, second, sin))
     two = ops.add(e, ops.mul(e, second, cos), ops.mul(e, first, sin))
-    return ops.cat(e, (one, two, rest), 3)
+    joined = ops.cat(e, (one, two, rest), 3)
+    del frequencies, places, angles
+    return joined
 
 
 class Cache:
@@ -217,7 +219,7 @@ class AttentionCore:
             if has_alibi:
                 mask = ops.pointwise(e, "where", mask, ops.scale(e, self._alibi(shape, q.dtype), "div"), dtype=q.dtype)
             is_causal = False
-        if self.style.attention == "math":
+        if self.style.attention == "math" or not has_flash(e, q, v, mask):
             return math_attention(e, q, k, v, mask, is_causal=is_causal)
         return flash_attention(e, q, k, v, mask)
 

@@ -516,7 +516,16 @@ def cross_entropy(e: Eager, logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def rms_norm(e: Eager, x: Tensor, weight: Tensor) -> Tensor:
-    """RMSNorm in one call."""
+    """RMSNorm in one call: a kernel of its own on CUDA, single operators in fp32 elsewhere."""
+    if e.device_type == "cuda":
+        return _fused_rms_norm(e, x, weight)
+    dtype = x.dtype
+    wide = to(e, x, "fp32") if dtype in {"bf16", "fp16"} else x
+    normed = mul(e, wide, rsqrt(e, mean_last(e, power(e, wide))))  # eps is added in place
+    return to(e, mul(e, normed, weight), dtype)
+
+
+def _fused_rms_norm(e: Eager, x: Tensor, weight: Tensor) -> Tensor:
     x = widened(e, x, "rms_norm")
     e.tape.op = "rms_norm"
     result = e.empty(x.shape, x.dtype)

@@ -38,8 +38,7 @@ class LatentAttention:
         e, mla = self.e, self.mla
         with e.module("attention"):
             q = self._heads(self._project_queries(x))
-            q_nope, q_rope = ops.narrow(e, q, 3, mla.d_nope), ops.narrow(e, q, 3, mla.d_rope)
-            q = ops.cat(e, (q_nope, rotate(e, q_rope)), 3)
+            q = ops.cat(e, (ops.narrow(e, q, 3, mla.d_nope), rotate(e, ops.narrow(e, q, 3, mla.d_rope))), 3)
             latent, k_rope = ops.split(e, self.kv_down(x), (mla.kv_rank, mla.d_rope), 2)
             k_nope, v = ops.split(e, self._heads(self.kv_up(self.kv_norm(latent))), (mla.d_nope, mla.d_value), 3)
             batch, length, width = k_rope.shape
@@ -86,15 +85,17 @@ class MixtureOfExperts:
         with e.module("moe"):
             rows = ops.reshape(e, x, (x.shape[0] * x.shape[1], x.shape[2]))
             n_rows, k = rows.shape[0], self.moe.experts_per_token
-            weights, _ = ops.topk(e, ops.from_result(e, "softmax", self.router(rows)), k)
+            weights, chosen = ops.topk(e, ops.from_result(e, "softmax", self.router(rows)), k)
             e.tape.op = "argsort"
             order = e.empty((n_rows * k,), "int64")
             sent = ops.split(e, self._sent(rows, order), self._counts(n_rows * k), 0)
             done = ops.cat(e, tuple(expert(part) for expert, part in zip(self.experts, sent, strict=True)), 0)
             done = ops.mul(e, done, self._weights(weights, order))
             mixed = self._mix(rows, order, ops.to(e, done, rows.dtype))
-            if self.shared is not None:
-                mixed = ops.add(e, mixed, self._shared(self.shared, rows))
+            shared = self.shared(rows) if self.shared is not None else None
+            if shared is not None:
+                mixed = ops.add(e, mixed, self._gated(shared, rows))
+            del chosen, shared  # alive until here, as in the reference
             return ops.reshape(e, mixed, x.shape)
 
     def _sent(self, rows: Tensor, order: Tensor) -> Tensor:
@@ -119,14 +120,13 @@ class MixtureOfExperts:
             e.tape.op = "index_select"
             return (e.empty(shape, dtype),)
 
-        e.record("index_add", mixed, (done,), backward, (place,))
+        e.record("index_add", mixed, (done,), backward, (place, done))
         return mixed
 
-    def _shared(self, shared: FeedForward, rows: Tensor) -> Tensor:
-        out = shared(rows)
+    def _gated(self, shared: Tensor, rows: Tensor) -> Tensor:
         if self.gate is None:
-            return out
-        return ops.mul(self.e, ops.from_result(self.e, "sigmoid", self.gate(rows)), out)
+            return shared
+        return ops.mul(self.e, ops.from_result(self.e, "sigmoid", self.gate(rows)), shared)
 
     def _counts(self, n: int) -> tuple[int, ...]:
         each, more = divmod(n, self.moe.n_experts)
