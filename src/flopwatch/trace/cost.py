@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 
 from flopwatch.trace.formulas import Call, Formula, ValueDependentError, Work
 from flopwatch.trace.vector import Tensors, VectorFormula, vector_formula
@@ -170,6 +171,11 @@ def tensor_bytes(tensor: torch.Tensor) -> int:
     for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
         n *= size if stride or not size else 1
     return n * tensor.element_size()
+
+
+def has_data(tensor: torch.Tensor) -> bool:
+    """Whether a tensor's values can be read: not on meta, not fake."""
+    return not tensor.is_meta and not isinstance(tensor, FakeTensor)
 
 
 def is_nested(tensor: torch.Tensor) -> bool:

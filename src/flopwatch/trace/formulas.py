@@ -165,6 +165,10 @@ def _packed_rnn(call: Call) -> Work:
     return Work(flops=2 * n_steps * sum(weight.numel() for weight in call.args[1] if weight.dim() == 2))
 
 
+def _packed_rnn_backward(call: Call) -> Work:
+    return Work(flops=2 * _packed_rnn(call).flops)
+
+
 def _native_attention(call: Call) -> Work:
     """The fused path of an evaluated nn.MultiheadAttention: (query, key, value, width, heads, ...)."""
     query, key, value, width = call.args[0], call.args[1], call.args[2], call.args[3]
@@ -242,6 +246,7 @@ _OURS: Final[dict[str, Formula]] = {
     "vdot": _mv,
     "linear": _linear,
     "linear_backward": _linear_backward,
+    "mkldnn_linear": _linear,
     "_trilinear": _trilinear,
     "_euclidean_dist": _euclidean_dist,
     "_sparse_addmm": _sparse_addmm,
@@ -263,6 +268,12 @@ _OURS: Final[dict[str, Formula]] = {
     "cudnn_convolution": _plain_convolution,
     "miopen_convolution": _plain_convolution,
     "mkldnn_convolution": _plain_convolution,
+    "cudnn_convolution_relu": _plain_convolution,
+    "cudnn_convolution_add_relu": _plain_convolution,
+    "miopen_convolution_relu": _plain_convolution,
+    "_nnpack_spatial_convolution": _plain_convolution,
+    "slow_conv_dilated2d": _plain_convolution,
+    "slow_conv_dilated3d": _plain_convolution,
     "_slow_conv2d_forward": _plain_convolution,
     "slow_conv3d_forward": _plain_convolution,
     "_conv_depthwise2d": _plain_convolution,
@@ -271,7 +282,9 @@ _OURS: Final[dict[str, Formula]] = {
     "mkldnn_rnn_layer": _mkldnn_rnn,
     "mkldnn_rnn_layer_backward": _mkldnn_rnn_backward,
     "_cudnn_rnn": _packed_rnn,
+    "_cudnn_rnn_backward": _packed_rnn_backward,
     "miopen_rnn": _packed_rnn,
+    "miopen_rnn_backward": _packed_rnn_backward,
     "_native_multi_head_attention": _native_attention,
     "_transformer_encoder_layer_fwd": _encoder_layer,
     "_scaled_dot_product_flash_attention_for_cpu": _attention,

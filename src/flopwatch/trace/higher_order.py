@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch._C import DispatchKey
 
+from flopwatch.trace.cost import has_data
+
 if TYPE_CHECKING:
     from flopwatch.trace.recorder import Recorder
 
@@ -52,7 +54,7 @@ def _recorded(recorder: Recorder, arg: Any) -> Any:
 
 
 def _is_readable(value: Any) -> bool:
-    return not isinstance(value, torch.Tensor) or (value.__class__ is torch.Tensor and not value.is_meta)
+    return not isinstance(value, torch.Tensor) or has_data(value)
 
 
 def _cond(recorder: Recorder, predicate: Any, true_branch: Any, false_branch: Any, operands: Sequence[Any]) -> Any:

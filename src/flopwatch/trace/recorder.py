@@ -28,13 +28,14 @@ from flopwatch.trace.autograd_names import (
     node_number,
     sequence_number,
 )
-from flopwatch.trace.cost import Kind, OpCost, Operator, tensors_in
+from flopwatch.trace.cost import Kind, OpCost, Operator, has_data, tensors_in
 from flopwatch.trace.eager import without_compilation
 from flopwatch.trace.formulas import Call, Formula
 from flopwatch.trace.functions import FunctionMode
 from flopwatch.trace.higher_order import run_higher_order
 from flopwatch.trace.memo import Remembered, call_key, remember
 from flopwatch.trace.modules import ModuleNames, ModuleStack, Place
+from flopwatch.trace.stand_ins import STAND_INS
 from flopwatch.trace.storages import StorageLog, has_storage
 
 FORWARD: Final = "forward"
@@ -171,7 +172,7 @@ class Recorder(TorchDispatchMode):
         if types and _is_wrapped(args):
             return NotImplemented
         self._note_inputs(args)
-        result = operator.func(*args, **kwargs)
+        result = self._call(operator, args, kwargs)
         if result is NotImplemented:
             return result
         cost = self._write(operator, args, kwargs, result)
@@ -185,6 +186,12 @@ class Recorder(TorchDispatchMode):
                 self._memo[key] = Remembered(cost, is_repeatable=False)
         self._note_results(result)
         return result
+
+    def _call(self, operator: Operator, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        stand_in = STAND_INS.get(operator.name)
+        if stand_in is not None and not has_data(args[0]):
+            return stand_in(args, kwargs)
+        return operator.func(*args, **kwargs)
 
     def _run_other(self, operator: Operator, types: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """Run a composite, higher-order, mutating or value-dependent operator; nothing of it is remembered."""

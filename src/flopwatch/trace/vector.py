@@ -52,12 +52,18 @@ def vector_formula(func: Any) -> VectorFormula | None:
         return _distances
     if packet_name.startswith("_foreach_"):
         return _per_first_list
-    if torch.Tag.pointwise in func.tags or packet_name.rstrip("_") in per_output:
+    if _is_tagged(func, torch.Tag.pointwise) or packet_name.rstrip("_") in per_output:
         return _per_output(1)
-    if _REDUCTION is not None and _REDUCTION in func.tags:
+    if _REDUCTION is not None and _is_tagged(func, _REDUCTION):
         return _per_input(1)
     in_place_of = _functional_twin(func, packet_name)
     return None if in_place_of is None else vector_formula(in_place_of)
+
+
+def _is_tagged(func: Any, tag: torch.Tag) -> bool:
+    """Whether torch says so of any overload of an operator (it leaves some of them untagged)."""
+    packet = func.overloadpacket
+    return any(tag in getattr(packet, name).tags for name in packet.overloads())
 
 
 def _functional_twin(func: Any, packet_name: str) -> Any:
