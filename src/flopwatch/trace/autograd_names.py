@@ -7,12 +7,14 @@ thread, -1 outside of one. `current_node()` is the autograd node that a backward
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import torch
 from torch.autograd import _get_sequence_nr  # type: ignore[attr-defined]
 
+_autograd: Any = torch.autograd
 NO_TASK: Final = -1
 NO_NUMBER: Final = 2**64 - 1
 """The number of every AccumulateGrad node: it belongs to a leaf, not to an operator."""
@@ -32,3 +34,23 @@ def accumulated_leaf(node: Any) -> torch.Tensor:
     """The leaf whose gradient an AccumulateGrad node (one with NO_NUMBER) adds up."""
     leaf: torch.Tensor = node.variable
     return leaf
+
+
+@contextlib.contextmanager
+def engine_runs_in(mode: contextlib.AbstractContextManager[Any]) -> Iterator[None]:
+    """While this is entered, a backward pass runs with `mode` on, though the call that starts it runs without.
+
+    torch switches a function mode off while that mode handles `Tensor.backward` or `torch.autograd.grad`; the
+    recomputation of a checkpoint within would go unseen.
+    """
+    original = _autograd._engine_run_backward
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with mode:
+            return original(*args, **kwargs)
+
+    _autograd._engine_run_backward = run
+    try:
+        yield
+    finally:
+        _autograd._engine_run_backward = original

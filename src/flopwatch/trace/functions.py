@@ -12,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from flopwatch.trace.attention import FUSED, AttentionCall, Implementation, fits_fused, fused_stand_in, may_fuse
+from flopwatch.trace.autograd_names import engine_runs_in
 from flopwatch.trace.higher_order import UNROLLED, unroll
 from flopwatch.trace.modules import ModuleStack, Place
 
@@ -50,6 +51,8 @@ class FunctionMode(TorchFunctionMode):
                 return unroll(self._recorder, func.name(), args)
         if func is torch.autograd.grad or func is torch.Tensor.backward:
             self.creates_graph = self.creates_graph or _asks_for_graph(func, args, kwargs)
+            with engine_runs_in(self):
+                return func(*args, **kwargs)
         return func(*args, **kwargs)
 
     def attend(
