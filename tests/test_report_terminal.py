@@ -42,6 +42,13 @@ def test_a_number_is_never_cut(width):
     assert "…" not in text
 
 
+def test_words_are_wrapped_and_never_cut():
+    """At 80 columns the comparison's last column breaks between words; nothing falls off the edge."""
+    narrow, wide = (render(record_of("compare"), width=width).split() for width in (80, 200))
+    for word in ("beyond", "noise", "hardware_flops_per_s", "mfu.matmul.measured"):
+        assert narrow.count(word) == wide.count(word) > 0
+
+
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
 def test_a_terminal_that_is_not_utf8_gets_ascii(path):
     """Boxes, bars and foreign names all become ASCII."""

@@ -62,6 +62,12 @@ class DoesNotFitError(FlopwatchError):
     exit_code = EXIT_DOES_NOT_FIT
 
 
+class RegressionError(FlopwatchError):
+    """A change past what `--fail-if` allows (exit code 3)."""
+
+    exit_code = EXIT_DOES_NOT_FIT
+
+
 class MissingError(FlopwatchError):
     """A package, extra or device that this needs is not here (exit code 4)."""
 

@@ -13,6 +13,7 @@ import flopwatch
 from flopwatch import errors
 
 COMMANDS: Final = {
+    "compare": "What changed between two records, beyond the noise or not.",
     "count": "Parameters and FLOPs of a model, by part.",
     "devices": "Published peaks of known devices, and what this machine is.",
     "mfu": "MFU and HFU of a run that you already have.",

@@ -237,6 +237,35 @@ class ReportResult(_Result, frozen=True, kw_only=True):
     details: dict[str, Any] = {}
 
 
+class ChangeRow(_Result, frozen=True, kw_only=True):
+    """One figure before and after. The change is a fraction of what it was before, with the interval it lies in.
+
+    `beyond_noise` is None where a single sample on a side leaves the noise unknown; an exact figure has none.
+    """
+
+    figure: str
+    before: float | int | None
+    after: float | int | None
+    change_fraction: float | None
+    interval_fraction: list[float] | None
+    beyond_noise: bool | None
+    is_exact: bool
+    reason: str | None = None
+
+
+class CompareResult(_Result, frozen=True, kw_only=True):
+    """What changed between two runs of the same thing: figure by figure, beyond the noise or not."""
+
+    model: str
+    what: str
+    phase: str | None
+    batch: int | None
+    seq_len: int | None
+    dtype: str | None
+    changes: list[ChangeRow]
+    details: dict[str, Any] = {}
+
+
 RESULT_TYPES: Final[dict[str, type[_Result]]] = {
     "count": CountResult,
     "memory": MemoryResult,
@@ -246,4 +275,5 @@ RESULT_TYPES: Final[dict[str, type[_Result]]] = {
     "devices": DeviceResult,
     "mfu": MfuResult,
     "report": ReportResult,
+    "compare": CompareResult,
 }

@@ -60,6 +60,7 @@ ENGLISH: Final[dict[str, str]] = {
     "fit.proof_ran": "batch {batch} ran; batch {next} {outcome}",
     "fit.proof_next": "batch {next} {outcome}",
     "fit.proof_proved": "batch {next} {outcome} (follows from measured peaks; not run)",
+    "fit.proof_short": "{next} {outcome}",
     "fit.proof_untested": "batch {next} was not tried",
     "fit.unverified": "predicted only: nothing was run",
     "fit.probes": "Probes",
@@ -200,11 +201,12 @@ ENGLISH: Final[dict[str, str]] = {
     "group.head": "output head",
     "group.other": "other",
     # compare
-    "compare.title": "{model}: what changed",
+    "compare.title": "{model}: {what}",
     "compare.same": "within the noise",
     "compare.yes": "beyond the noise",
-    "compare.no_noise": "exact",
-    "compare.unknown": "one sample: unknown",
+    "compare.exact": "changed",
+    "compare.equal": "equal",
+    "compare.unknown": "noise unknown",
     # columns
     "col.model": "model",
     "col.phase": "phase",

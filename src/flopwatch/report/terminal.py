@@ -6,7 +6,7 @@ import io
 import re
 import unicodedata
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final, Literal
 
 from rich.box import SIMPLE_HEAD, Box
 from rich.cells import cell_len
@@ -28,7 +28,7 @@ _GLUE: Final = "\ue000"
 _UNIT: Final = re.compile(r"(?<=[0-9]) (?=(?:%|[KMG]?i?B|[kMGTPE]?FLOP|GB/s|tokens/s|m?u?s\b))")
 _BAR_CELLS: Final = 20
 _LEAST_BAR_CELLS: Final = 8
-_LEAST_TEXT_CELLS: Final = 16
+_LEAST_TEXT_CELLS: Final = 12
 _MOST_WORD_CELLS: Final = 32
 _LEAST_CELLS: Final = 40
 
@@ -123,11 +123,9 @@ class _Pen:
 
     def _as_grid(self, columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> None:
         grid = Grid(box=SIMPLE_HEAD if self._unicode else _ASCII_BOX, pad_edge=False, show_edge=False, expand=False)
-        for column in columns:
-            options: dict[str, Any] = (
-                {"justify": "right", "no_wrap": True} if column.is_number else {"overflow": "fold"}
-            )
-            grid.add_column(self._text(column.name), **options)
+        for column, width in zip(columns, _widths(columns, rows, self._console.width), strict=True):
+            justify: Literal["left", "right"] = "right" if column.is_number else "left"
+            grid.add_column(self._text(column.name), justify=justify, width=width, overflow="fold")
         has_bars = any(cell.bar is not None for row in rows for cell in row)
         room = self._console.width - _natural_width(columns, rows) - 3
         n_cells = min(_BAR_CELLS, room)
@@ -174,6 +172,21 @@ def _columns_that_fit(columns: Sequence[Column], rows: Sequence[Sequence[Cell]],
             if sum(least[i] + 3 for i in keep) - 2 <= room:
                 return keep
     return None
+
+
+def _widths(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], room: int) -> list[int]:
+    """The width of each column: numbers whole, text as wide as it is while there is room, the widest cut first."""
+    texts = [[row[i].text for row in rows] for i in range(len(columns))]
+    least = [_least_width(column, text) for column, text in zip(columns, texts, strict=True)]
+    widths = [_column_width(column, text) for column, text in zip(columns, texts, strict=True)]
+    excess = sum(width + 3 for width in widths) - 2 - room
+    while excess > 0:
+        spare, widest = max((width - low, i) for i, (width, low) in enumerate(zip(widths, least, strict=True)))
+        if spare <= 0:
+            break
+        widths[widest] -= 1
+        excess -= 1
+    return widths
 
 
 def _least_width(column: Column, texts: Sequence[str]) -> int:

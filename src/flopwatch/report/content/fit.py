@@ -42,7 +42,7 @@ def comparison(results: Sequence[FitResult], words: Words) -> Table:
                 _bytes(result.predicted_peak_bytes, words),
                 _bytes(result.measured_peak_bytes, words),
                 _error(result, words),
-                proof_text(result, words),
+                _short_proof(result, words),
             ]
             for result in results
         ],
@@ -72,6 +72,15 @@ def proof_text(result: FitResult, words: Words) -> str:
         key = "fit.proof_next"
     outcome = words(f"outcome.{result.next.outcome}")
     return words(key, batch=result.batch, next=result.next.batch, outcome=outcome)
+
+
+def _short_proof(result: FitResult, words: Words) -> str:
+    """The proof where the batch stands beside it: `6 ran out of memory`."""
+    if not result.verified and result.batch is not None:
+        return words("fit.unverified")
+    if result.next is None:
+        return words("na")
+    return words("fit.proof_short", next=result.next.batch, outcome=words(f"outcome.{result.next.outcome}"))
 
 
 def probes_table(result: FitResult, words: Words) -> Table:

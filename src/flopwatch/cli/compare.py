@@ -1,0 +1,53 @@
+"""`flopwatch compare`: what changed between two records, beyond the noise or not."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from flopwatch.cli.options import OutputOptions, StoreOptions
+from flopwatch.cli.output import emit
+from flopwatch.cli.records import find_record
+from flopwatch.cli.request import request
+from flopwatch.compare.condition import judge, parse_condition
+from flopwatch.compare.runs import compare_records
+from flopwatch.errors import RegressionError
+from flopwatch.record import make_record
+
+
+def compare(
+    before: str,
+    after: str,
+    /,
+    *,
+    fail_if: Annotated[tuple[str, ...], Parameter(name="--fail-if", negative="", consume_multiple=False)] = (),
+    store: StoreOptions | None = None,
+    output: OutputOptions | None = None,
+) -> None:
+    """What changed between two records: each figure, its interval, and whether it is more than noise; needs no torch.
+
+    Parameters
+    ----------
+    before
+        The number of a run in the store, or a file written with -o.
+    after
+        The one to compare with it.
+    fail_if
+        Exit with 3 when a change meets this: 'tokens_per_s<-5%', 'flops>0%', 'mfu<-5%' (repeatable).
+    """
+    conditions = [parse_condition(text) for text in fail_if]
+    where = store or StoreOptions()
+    first, second = find_record(before, where), find_record(after, where)
+    results, warnings = compare_records(first, second)
+    verdicts = [judge(condition, results) for condition in conditions]
+    warnings += [
+        f"--fail-if {v.condition} is not met only for the noise: {said}" for v in verdicts for said in v.in_noise
+    ]
+    asked = request(before=before, after=after, fail_if=list(fail_if))
+    environments = {"before": first.environment, "after": second.environment}
+    record = make_record("compare", environment=environments, request=asked, results=results, warnings=warnings)
+    emit(record, output or OutputOptions())
+    met = [f"{v.condition} is met by {said}" for v in verdicts for said in v.met]
+    if met:
+        raise RegressionError("; ".join(met))
