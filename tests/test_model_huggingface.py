@@ -5,16 +5,18 @@ import json
 import tomllib
 from pathlib import Path
 
+import msgspec
 import pytest
 
 import flopwatch.model.huggingface as package
 from flopwatch.cost.differences import explain_gap
 from flopwatch.cost.flops import forward_flops, step_flops
 from flopwatch.model.huggingface import config_fields, model_types
+from flopwatch.model.load import load_spec
 from flopwatch.model.params import count_active_params, count_params
 from flopwatch.model.spec import spec_from_fields
 from flopwatch.workload import Workload
-from hf_configs import CONFIGS
+from hf_configs import CONFIGS, FAMOUS
 
 torch = pytest.importorskip("torch")
 flop_counter = pytest.importorskip("torch.utils.flop_counter")
@@ -131,47 +133,20 @@ def test_defaults_are_those_of_transformers(model_type):
     assert ours == {key: theirs.get(key) for key in ours} | beyond
 
 
-GEOMETRIES = {
-    # The numbers of the models' own config.json; the totals are theirs by transformers' model on meta.
-    "gpt2": {"n_embd": 1600, "n_layer": 48, "n_head": 25},
-    "llama": {
-        "hidden_size": 16384,
-        "intermediate_size": 53248,
-        "num_hidden_layers": 126,
-        "num_attention_heads": 128,
-        "num_key_value_heads": 8,
-        "vocab_size": 128256,
-        "max_position_embeddings": 131072,
-    },
-    "deepseek_v3": {"max_position_embeddings": 163840},
-    "gpt_oss": {},
-    "bloom": {"hidden_size": 14336, "n_layer": 70, "n_head": 112, "vocab_size": 250880},
-    "falcon": {
-        "hidden_size": 8192,
-        "num_hidden_layers": 60,
-        "num_attention_heads": 128,
-        "num_kv_heads": 8,
-        "new_decoder_architecture": True,
-    },
-    "opt": {
-        "hidden_size": 1024,
-        "ffn_dim": 4096,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 16,
-        "word_embed_proj_dim": 512,
-        "do_layer_norm_before": False,
-    },
-}
+@pytest.mark.parametrize("preset", sorted(FAMOUS))
+def test_a_famous_model_is_the_same_by_preset_by_config_and_by_transformers(preset):
+    """The preset's spec is that of its config.json, and its parameters those of transformers' model on meta."""
+    model_type, arguments = FAMOUS[preset]
+    config = _config(model_type, arguments)
+    by_name, by_config = load_spec(preset), _spec(config.to_dict())
+    rows = {"name": by_name.name, "vocab_size": by_name.vocab_size}  # a config's vocab_size counts padding too
+    assert msgspec.structs.replace(by_config, **rows) == by_name
+    assert count_params(by_name).total == sum(p.numel() for p in _build(config, "meta").parameters())
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("model_type", sorted(CONFIGS))
-def test_parameters_of_a_real_geometry_are_those_of_transformers_own_model(model_type):
-    """A famous model of each type, or what transformers' defaults describe, built on meta."""
-    needed = {"deepseek_v2": {"num_experts_per_tok": 6}, "ministral": {"head_dim": 128}, "glm4_moe": {"head_dim": 128}}
-    config = _config(model_type, GEOMETRIES.get(model_type, needed.get(model_type, {})))
-    expected = sum(p.numel() for p in _build(config, "meta").parameters())
-    assert count_params(_spec(config.to_dict())).total == expected
+def test_every_type_that_was_asked_for_has_a_famous_model():
+    """None of the types of issue B rests on made-up sizes alone."""
+    assert {model_type for model_type, _ in FAMOUS.values()} >= ASKED_FOR
 
 
 def test_active_parameters_leave_out_the_idle_experts():

@@ -82,24 +82,12 @@ def _all_logits(spec: ModelSpec, workload: Workload) -> int:
     return 2 * workload.batch * (workload.seq_len - 1) * head_weights(spec).total
 
 
-def _idle_experts(spec: ModelSpec, workload: Workload) -> int:
-    """Every token through every expert, the results of those it was not sent to multiplied by 0."""
-    if spec.moe is None:
-        return 0
-    idle = spec.moe.n_experts - spec.moe.experts_per_token
-    return 2 * workload.n_tokens * idle * _expert(spec, spec.moe.d_ff_expert) * spec.n_moe_layers
-
-
 def _experts_unseen(spec: ModelSpec, workload: Workload) -> int:
     """The experts' matmuls in an operator that the counter has no formula for (torch's own: _grouped_mm)."""
     if spec.moe is None:
         return 0
-    active = spec.moe.experts_per_token * _expert(spec, spec.moe.d_ff_expert)
+    active = spec.moe.experts_per_token * sum(ffn_weights(spec, spec.moe.d_ff_expert).values())
     return -2 * workload.n_tokens * active * spec.n_moe_layers
-
-
-def _expert(spec: ModelSpec, d_ff: int) -> int:
-    return sum(ffn_weights(spec, d_ff).values())
 
 
 def _no_mtp(spec: ModelSpec, workload: Workload) -> int:
@@ -135,7 +123,6 @@ _DIFFERENCES: Final[tuple[tuple[str, str, Callable[[ModelSpec, Workload], int]],
     ),
     ("head projection of every position", "transformers projects before it takes the last position", _head_projection),
     ("logits of every position", "the model was called without logits_to_keep=1", _all_logits),
-    ("idle experts", "the model runs every expert on every token", _idle_experts),
     ("experts not counted", "the counter has no formula for the experts' grouped matmul", _experts_unseen),
     ("no multi-token prediction", "transformers builds the main model only", _no_mtp),
     ("no vocabulary padding", "the model was built with vocab_size rows", _no_padding),

@@ -22,6 +22,7 @@ def llama(config: ConfigReader, activation: str = "hidden_act") -> dict[str, Any
         "positions": "rope",
         "max_seq_len": config.size_or_default("max_position_embeddings"),
         "norm": "rmsnorm",
+        "bias": False,
         "qkv_bias": config.flag("attention_bias"),
         "out_bias": config.flag("attention_bias"),
         "ffn_bias": config.flag("mlp_bias"),
