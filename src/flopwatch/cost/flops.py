@@ -133,5 +133,14 @@ def step_flops(spec: ModelSpec, workload: Workload, *, early_stop: bool = True) 
 
 
 def last_matmuls(spec: ModelSpec) -> tuple[str, ...]:
-    """The parts whose result ends a layer: computing them again would change nothing that backward needs."""
-    return ("layers.ffn.down", "mtp.layer.ffn.down") if spec.moe is None else ()
+    """The parts whose result ends a layer: computing them again would change nothing that backward needs.
+
+    A norm after the FFN needs that result, and so do the weights that mix experts, or gate the shared ones.
+    """
+    if spec.norms_per_layer > 2:
+        return ()
+    if spec.moe is None:
+        return ("layers.ffn.down", "mtp.layer.ffn.down")
+    if spec.moe.shared_gate:
+        return ("layers.ffn.down",)
+    return ("layers.ffn.down", "layers.shared.down", "mtp.layer.shared.down")
