@@ -140,7 +140,9 @@ def _kind(func: Any, mutated: tuple[int, ...], *, has_formula: bool) -> Kind:
     schema = func._schema
     if schema.name in _QUERIES:
         return Kind.QUERY
-    if not has_formula and torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"):
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+    is_composite = has_kernel(func.name(), "CompositeImplicitAutograd") and not has_kernel(func.name(), "CPU")
+    if is_composite and not has_formula:
         return Kind.COMPOSITE
     never = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape, torch.Tag.inplace_view}
     if never & set(func.tags):
