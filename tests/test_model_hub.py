@@ -104,7 +104,7 @@ def test_an_unknown_and_a_gated_model_are_told_apart(hub, tmp_path):
     assert _load("hf:org/absent", hub, tmp_path).startswith(
         "UnknownModelError 2: the hub has no config.json of hf:org/absent"
     )
-    assert _load("hf:org/gated", hub, tmp_path).startswith("MissingError 4: hf:org/gated")
+    assert _load("hf:org/gated", hub, tmp_path).startswith("MissingError 4: hf:org/gated is gated")
 
 
 def test_without_a_network_the_error_says_so(tmp_path):

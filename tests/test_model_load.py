@@ -79,6 +79,23 @@ def test_none_takes_a_part_away():
     assert (spec.window, spec.n_windowed_layers) == (None, 0)
 
 
+def test_another_window_keeps_its_layers():
+    """Gemma 2 has it in 13 of its 26 layers, whatever its width."""
+    spec = load_spec("gemma-2-2b", {"window": "1k"})
+    assert (spec.window, spec.n_windowed_layers) == (1024, 13)
+
+
+def test_padded_vocab_is_another_name_of_padded_vocab_size(tmp_path):
+    """In --set and in a spec file; both at once would leave open which one counts."""
+    assert load_spec("gpt2", {"padded_vocab": "50304"}).padded_vocab_size == 50304
+    path = tmp_path / "mine.toml"
+    path.write_text("n_layers = 3\nd_model = 48\nn_heads = 6\nvocab_size = 211\npadded_vocab = 256\n")
+    assert load_spec(str(path)).padded_vocab_size == 256
+    path.write_text(path.read_text() + "padded_vocab_size = 256\n")
+    with pytest.raises(InputError, match="has padded_vocab and padded_vocab_size, which are one field"):
+        load_spec(str(path))
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -150,6 +167,16 @@ def test_a_multimodal_config_describes_its_text_part_and_says_so(tmp_path):
     spec = load_spec(str(tmp_path / "gemma-3-4b.json"))
     assert spec.name == "gemma-3-4b (text part)"
     assert count_params(spec).total == 3_880_263_168  # Gemma3ForCausalLM of google/gemma-3-4b: 3.88B
+
+
+def test_the_tie_of_a_multimodal_config_may_stand_above_its_text_part(tmp_path):
+    """Llava over a tiny Llama: the head is the table, 211 x 48 parameters less."""
+    totals = []
+    for is_tied in (False, True):
+        config = {"model_type": "llava", "tie_word_embeddings": is_tied, "text_config": LLAMA}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        totals.append(count_params(load_spec(str(tmp_path))).total)
+    assert totals[0] - totals[1] == 211 * 48
 
 
 def _files(folder):

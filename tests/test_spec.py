@@ -33,7 +33,7 @@ def test_fields_left_out_are_derived():
         ({"n_layers": "12"}, "n_layers: expected `int`, got `str`"),
         ({"n_layers": 12.0}, "n_layers: expected `int`, got `float`"),
         ({"n_layers": None}, "n_layers: expected `int`, got `null`"),
-        ({"ffn": "silu"}, "ffn: invalid enum value 'silu'"),
+        ({"ffn": "silu"}, "ffn='silu' is not one of gelu, relu, swiglu, geglu"),
         ({"d_modle": 768}, "'d_modle' is not a field of a model; did you mean d_model?"),
         ({"window": 0}, "window=0 is not a positive number of tokens"),
         ({"window_pattern": "LG"}, "has windowed layers but window is not given"),

@@ -22,8 +22,7 @@ __all__ = ["is_factory", "load_spec", "preset_names"]
 _MOST_BYTES: Final = 10_000_000  # a config.json is a few kB; no network needs more to be described
 _FACTORY: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 _SUB_SPECS: Final[dict[str, type[msgspec.Struct]]] = {"moe": MoESpec, "mla": MLASpec}
-# Fields that a preset gives in full only because of another one: when that one is changed, they are derived anew.
-_FOLLOWERS: Final = {"vocab_size": "padded_vocab_size", "window": "window_pattern"}
+_OTHER_NAMES: Final = {"padded_vocab": "padded_vocab_size"}
 
 
 def load_spec(name: str, changes: Mapping[str, str] | None = None) -> ModelSpec:
@@ -34,8 +33,9 @@ def load_spec(name: str, changes: Mapping[str, str] | None = None) -> ModelSpec:
     them out. Raises UnknownModelError (with the nearest names), InputError for a file or a change that cannot be used.
     """
     fields = _raw_fields(name)
-    for field, text in (changes or {}).items():
-        _change(fields, field, text, changes or {})
+    changes = {_OTHER_NAMES.get(field, field): text for field, text in (changes or {}).items()}
+    for field, text in changes.items():
+        _change(fields, field, text, changes)
     if changes:
         said = ", ".join(f"{field}={text}" for field, text in changes.items())
         fields.setdefault("name", "custom")
@@ -98,7 +98,10 @@ def _file_fields(path: Path) -> dict[str, Any]:
     if path.suffix != ".toml" and _is_config(data):
         name = path.resolve().parent.name if path.name == "config.json" else path.stem
         return _config_fields(data, str(path), name)
-    return {"name": path.stem, **data}
+    for other, field in _OTHER_NAMES.items():
+        if other in data and field in data:
+            raise InputError(f"{path} has {other} and {field}, which are one field", hint="keep one of them")
+    return {"name": path.stem, **{_OTHER_NAMES.get(field, field): value for field, value in data.items()}}
 
 
 def _read(path: Path) -> bytes:
@@ -150,9 +153,11 @@ def _change(fields: dict[str, Any], field: str, text: str, changes: Mapping[str,
     value = _value(field, text)
     if not dot:
         fields[head] = value
-        follower = _FOLLOWERS.get(head)
-        if follower is not None and follower not in changes:
-            fields.pop(follower, None)
+        # What stood for the old value is derived anew: padding of the old vocabulary, layers of a window that is gone.
+        if head == "vocab_size" and "padded_vocab_size" not in changes:
+            fields.pop("padded_vocab_size", None)
+        if head == "window" and value is None:
+            fields.pop("window_pattern", None)
         return
     inner = fields.get(head)
     fields[head] = {**(inner if isinstance(inner, dict) else {}), tail: value}

@@ -177,6 +177,8 @@ def _check_can_build(spec: ModelSpec, style: Style) -> None:
         "n_mtp_layers": spec.n_mtp_layers > 0,
         "attention_sinks": spec.attention_sinks,
         "norms_per_layer": spec.norms_per_layer not in {1, 2, 4},
+        "norm_affine": not spec.norm_affine,
+        "moe": spec.moe is not None and spec.moe.shared_bias,
     }
     for field, is_missing in missing.items():
         if is_missing:
