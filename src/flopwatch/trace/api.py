@@ -69,7 +69,13 @@ def trace(
         recorder.finish(guard.parameters())
     finally:
         guard.put_back()
-    return Trace(recorder.rows, names, memory=recorder.storages, notes=sorted(recorder.notes))
+    return Trace(
+        recorder.rows,
+        names,
+        memory=recorder.storages,
+        notes=sorted(recorder.notes),
+        sharded_flops=recorder.sharded.global_flops,
+    )
 
 
 def trace_model(

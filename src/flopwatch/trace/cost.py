@@ -71,7 +71,7 @@ class OpCost:
 class Operator:
     """What is known of one operator overload: its name, its kind, and the formulas that count it."""
 
-    __slots__ = ("formula", "func", "kind", "mutated", "name", "vector")
+    __slots__ = ("formula", "func", "is_composite", "kind", "mutated", "name", "vector")
 
     def __init__(self, func: Any, formulas: Mapping[Any, Formula]) -> None:
         self.func = func
@@ -81,6 +81,7 @@ class Operator:
             self.kind = Kind.OTHER
             self.mutated: tuple[int, ...] = ()
             self.vector: VectorFormula | None = None
+            self.is_composite = False
             return
         if self.formula is None:
             self.formula = formulas.get(func.overloadpacket)
@@ -91,7 +92,8 @@ class Operator:
             for index, arg in enumerate(schema.arguments)
             if arg.alias_info is not None and arg.alias_info.is_write
         )
-        self.kind = _kind(func, self.mutated, has_formula=self.formula is not None)
+        self.is_composite = _is_composite(func)
+        self.kind = _kind(func, self.mutated, is_taken_apart=self.is_composite and self.formula is None)
         self.vector = vector_formula(func)
 
     def cost(self, call: Call) -> OpCost:
@@ -118,6 +120,13 @@ class Operator:
             looks_like_matmul=is_uncounted and _looks_like_matmul(self.name, inputs, outputs),
         )
 
+    def work_at_sizes(self, call: Call) -> Work | None:
+        """The Work of a call whose result is not known yet; None where a formula needs it, or there is none."""
+        try:
+            return self._work(call)
+        except AttributeError:  # the formula asked None for its shape
+            return None
+
     def _work(self, call: Call) -> Work | None:
         if self.formula is None or any(is_nested(tensor) for tensor in tensors_in(call.args)):
             return None
@@ -136,13 +145,18 @@ class Operator:
         return sum(tensor_bytes(tensor) for tensor in inputs), written
 
 
-def _kind(func: Any, mutated: tuple[int, ...], *, has_formula: bool) -> Kind:
+def _is_composite(func: Any) -> bool:
+    """Whether an operator is only a name for others (they come instead of it, but for inference mode)."""
+    if func._schema.name in _QUERIES:
+        return False
+    return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd")
+
+
+def _kind(func: Any, mutated: tuple[int, ...], *, is_taken_apart: bool) -> Kind:
     schema = func._schema
     if schema.name in _QUERIES:
         return Kind.QUERY
-    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
-    is_composite = has_kernel(func.name(), "CompositeImplicitAutograd") and not has_kernel(func.name(), "CPU")
-    if is_composite and not has_formula:
+    if is_taken_apart:
         return Kind.COMPOSITE
     never = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape, torch.Tag.inplace_view}
     if never & set(func.tags):

@@ -30,7 +30,6 @@ class FunctionMode(TorchFunctionMode):
 
     def __init__(self, recorder: Recorder, stack: ModuleStack, implementation: Implementation) -> None:
         super().__init__()
-        self.creates_graph = False
         self._stack = stack
         self._implementation = implementation
         self._recorder = recorder
@@ -50,7 +49,7 @@ class FunctionMode(TorchFunctionMode):
             with self:
                 return unroll(self._recorder, func.name(), args)
         if func is torch.autograd.grad or func is torch.Tensor.backward:
-            self.creates_graph = self.creates_graph or _asks_for_graph(func, args, kwargs)
+            self._recorder.attribution.creates_graph |= _asks_for_graph(func, args, kwargs)
             with engine_runs_in(self):
                 return func(*args, **kwargs)
         return func(*args, **kwargs)

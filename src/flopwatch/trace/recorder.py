@@ -1,8 +1,7 @@
 """The recorder: one dispatch mode that writes down every operator of a step, its cost, its module and its phase.
 
-A forward operator notes which autograd node was made for it; in a backward pass the node that is being evaluated leads
-back to the module. Operators that run in a backward pass below a module that was called in it, or with gradients
-switched on, are recomputation. `autograd_names.py` holds the private names that this needs.
+Below it lie the function mode that sees attention (`functions.py`), the hooks that know which module runs
+(`modules.py`), and what follows from both (`attribution.py`).
 """
 
 from __future__ import annotations
@@ -10,24 +9,16 @@ from __future__ import annotations
 import contextlib
 import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from threading import get_ident
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 
 from flopwatch.trace.attention import Implementation
-from flopwatch.trace.autograd_names import (
-    NO_NUMBER,
-    NO_TASK,
-    accumulated_leaf,
-    current_node,
-    graph_task,
-    node_number,
-    sequence_number,
-)
+from flopwatch.trace.attribution import Attribution
 from flopwatch.trace.cost import Kind, OpCost, Operator, has_data, tensors_in
 from flopwatch.trace.eager import without_compilation
 from flopwatch.trace.formulas import Call, Formula
@@ -35,18 +26,12 @@ from flopwatch.trace.functions import FunctionMode
 from flopwatch.trace.higher_order import run_higher_order
 from flopwatch.trace.memo import Remembered, call_key, remember
 from flopwatch.trace.modules import ModuleNames, ModuleStack, Place
+from flopwatch.trace.sharded import ShardedWork
 from flopwatch.trace.stand_ins import STAND_INS
 from flopwatch.trace.storages import StorageLog, has_storage
 
-FORWARD: Final = "forward"
-BACKWARD: Final = "backward"
-RECOMPUTE: Final = "recompute"
-OPTIMIZER: Final = "optimizer"
-PHASES: Final = (FORWARD, BACKWARD, RECOMPUTE, OPTIMIZER)
-
 Row = tuple[OpCost, Place, str]
 """One operator that ran: its cost, where it belongs, in which phase."""
-_is_grad_enabled: Final = torch.is_grad_enabled
 
 
 class Recorder(TorchDispatchMode):
@@ -68,20 +53,15 @@ class Recorder(TorchDispatchMode):
         self.rows: list[Row] = []
         self.storages: StorageLog | None = StorageLog() if memory_events else None
         self.notes: set[str] = set()
+        self.sharded = ShardedWork()
         self._on_new_root = on_root
         self._stack = ModuleStack(names, self._root_called)
+        self.attribution = Attribution(names, self._stack)
         self._functions = FunctionMode(self, self._stack, attention)
         self._formulas = formulas
         self._operators: dict[int, Operator] = {}  # by id: an Operator keeps its function, whose own hash is slow
         self._memo: dict[tuple[Any, ...], Remembered] = {}
-        self._places: dict[int, Place] = {}
         self._roots: set[nn.Module] = set()
-        self._n_optimizers = 0
-        self._was_backward = False
-        self._last_place = names.outside
-        self._home = get_ident()
-        self._elsewhere: dict[int, Place] = {}  # nodes made by a backward thread of its own (a device's)
-        self._recompute_task = NO_TASK
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -115,28 +95,26 @@ class Recorder(TorchDispatchMode):
         kind = operator.kind
         if kind is Kind.QUERY:
             return NotImplemented if types else func(*args, **(kwargs or {}))
+        if types and self.sharded.was_seen and FakeTensor in types:
+            return func(*args, **(kwargs or {}))  # how a DTensor finds out what its result will look like
         if kind is Kind.VIEW:
-            task = graph_task()
-            if task == NO_TASK:
-                self._places.setdefault(sequence_number() - 1, self._stack.place)
-            elif self._stack.task == task:
-                self._note_recomputed(task, self._stack.place)
-            if types and _is_wrapped(args):
+            self.attribution.note_view()
+            if types and self._is_left(operator, args, kwargs or {}):
                 return NotImplemented
             return func(*args, **kwargs) if kwargs else func(*args)
         kwargs = kwargs or {}
-        if kind is Kind.FUNCTIONAL or kind is Kind.IN_PLACE:
-            key = call_key(operator, args, kwargs)
-            if key is not None:
-                try:
-                    remembered = self._memo.get(key)
-                except TypeError:  # an argument without a hash
-                    key = None
-                else:
-                    if remembered is not None:
-                        return self._repeat(func, kind, remembered, args, kwargs)
-            return self._run(operator, key, types, args, kwargs)
-        return self._run_other(operator, types, args, kwargs)
+        if kind is not Kind.FUNCTIONAL and kind is not Kind.IN_PLACE:
+            return self._run_other(operator, types, args, kwargs)
+        key = call_key(operator, args, kwargs)
+        if key is not None:
+            try:
+                remembered = self._memo.get(key)
+            except TypeError:  # an argument without a hash
+                key = None
+            else:
+                if remembered is not None:
+                    return self._repeat(func, kind, remembered, args, kwargs)
+        return self._run(operator, key, types, args, kwargs)
 
     def _operator(self, func: Any) -> Operator:
         if id(func) not in self._operators:
@@ -145,7 +123,7 @@ class Recorder(TorchDispatchMode):
 
     def _repeat(self, func: Any, kind: Kind, known: Remembered, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """Write down a call that was seen before; on tensors without data its result is made, not computed."""
-        place, phase = self._where()
+        place, phase = self.attribution.where()
         self.rows.append((known.cost, place, phase))
         if not known.is_repeatable:
             result = func(*args, **kwargs)
@@ -169,7 +147,7 @@ class Recorder(TorchDispatchMode):
         self, operator: Operator, key: tuple[Any, ...] | None, types: Any, args: Sequence[Any], kwargs: dict[str, Any]
     ) -> Any:
         """Run a call that was not seen before, and remember it."""
-        if types and _is_wrapped(args):
+        if types and self._is_left(operator, args, kwargs):
             return NotImplemented
         self._note_inputs(args)
         result = self._call(operator, args, kwargs)
@@ -198,7 +176,7 @@ class Recorder(TorchDispatchMode):
         func = operator.func
         if isinstance(func, torch._ops.HigherOrderOperator):
             return run_higher_order(self, func, args, kwargs)
-        if types and _is_wrapped(args):
+        if types and self._is_left(operator, args, kwargs):
             return NotImplemented
         if operator.kind is Kind.COMPOSITE:
             with self:
@@ -219,7 +197,7 @@ class Recorder(TorchDispatchMode):
 
     def record_uncounted(self, op: str, *, looks_like_matmul: bool) -> None:
         """Write down work that cannot be known."""
-        place, phase = self._where()
+        place, phase = self.attribution.where()
         self.rows.append((OpCost(op=op, is_uncounted=True, looks_like_matmul=looks_like_matmul), place, phase))
 
     def take_since(self, mark: int) -> list[Row]:
@@ -230,59 +208,17 @@ class Recorder(TorchDispatchMode):
 
     def _write(self, operator: Operator, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> OpCost:
         cost = operator.cost(Call(args, kwargs, result))
-        place, phase = self._where()
+        place, phase = self.attribution.where()
         self.rows.append((cost, place, phase))
         return cost
 
-    def _where(self) -> tuple[Place, str]:
-        """The place and phase of the operator that runs now."""
-        stack = self._stack
-        task = graph_task()
-        if task == NO_TASK:
-            place = stack.place
-            self._places.setdefault(sequence_number() - 1, place)
-            if not stack.stack:
-                if (self._n_optimizers or self._was_backward) and not _is_grad_enabled():
-                    return place, OPTIMIZER
-                return place, FORWARD
-            if self._n_optimizers and not _is_grad_enabled():
-                return place, OPTIMIZER
-            return place, FORWARD
-        self._was_backward = True
-        if stack.task == task:
-            self._note_recomputed(task, stack.place)
-            return stack.place, RECOMPUTE
-        place = self._place_of_node(task)
-        if _is_grad_enabled() and not self._functions.creates_graph:
-            self._note_recomputed(task, place)
-            return place, RECOMPUTE
-        return place, BACKWARD
-
-    def _note_recomputed(self, task: int, place: Place) -> None:
-        """Remember whose nodes a recomputation makes: a reentrant checkpoint runs a backward pass over them."""
-        if get_ident() == self._home:
-            self._places.setdefault(sequence_number() - 1, place)
-        else:
-            self._recompute_task = task
-            self._elsewhere[sequence_number() - 1] = place
-
-    def _place_of_node(self, task: int) -> Place:
-        node = current_node()
-        if node is None:  # the engine adds two gradients up between nodes
-            return self._last_place
-        number = node_number(node)
-        if number == NO_NUMBER:
-            place = self.names.place_of_parameter(accumulated_leaf(node))
-        else:
-            places = self._places
-            if self._elsewhere and get_ident() != self._home and task > self._recompute_task:
-                places = self._elsewhere
-            place = places.get(number)
-            if place is None:
-                place = _nearest(places, number)
-        if place is not None:
-            self._last_place = place
-        return self._last_place
+    def _is_left(self, operator: Operator, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+        """Whether a tensor that wraps others is among the arguments: its own operators then come here one by one."""
+        if not any(is_traceable_wrapper_subclass(tensor) for tensor in tensors_in(args)):
+            return False
+        if not operator.is_composite:
+            self.sharded.note(operator, args, kwargs, self.attribution.where()[1])
+        return True
 
     def _note_inputs(self, args: Sequence[Any]) -> None:
         if self.storages is not None:
@@ -298,8 +234,7 @@ class Recorder(TorchDispatchMode):
                     self.storages.add(tensor, n_ops - 1)
 
     def _root_called(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        self._was_backward = False
-        self._elsewhere.clear()
+        self.attribution.forward_begins()
         self.add_root(module)
         self._note_inputs(args)
 
@@ -320,11 +255,11 @@ class Recorder(TorchDispatchMode):
                 self.storages.mark(buffer, "buffer")
 
     def _optimizer_begins(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        self._n_optimizers += 1
+        self.attribution.n_optimizers += 1
         self._mark_optimizer(optimizer)
 
     def _optimizer_ends(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        self._n_optimizers -= 1
+        self.attribution.n_optimizers -= 1
         self._mark_optimizer(optimizer)
 
     def _mark_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
@@ -350,24 +285,11 @@ class Recorder(TorchDispatchMode):
 
     def finish(self, parameters: Sequence[torch.Tensor]) -> None:
         """Say what the gradients left at the end are, and end the memory log."""
+        self.notes |= self.sharded.notes()
         if self.storages is not None:
             for parameter in parameters:
                 self.storages.mark(parameter.grad, "gradient")
             self.storages.close()
-
-
-def _nearest(places: Mapping[int, Place], number: int) -> Place | None:
-    """The place of the last operator before a node that made no operator of its own (an in-place change of a view)."""
-    for earlier in range(number - 1, max(-2, number - 1000), -1):
-        place = places.get(earlier)
-        if place is not None:
-            return place
-    return None
-
-
-def _is_wrapped(args: Sequence[Any]) -> bool:
-    """Whether a tensor that wraps others is among the arguments: its own operators then come here one by one."""
-    return any(is_traceable_wrapper_subclass(tensor) for tensor in tensors_in(args))
 
 
 @contextlib.contextmanager

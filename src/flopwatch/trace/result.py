@@ -14,8 +14,9 @@ from flopwatch.errors import DoesNotFitError
 from flopwatch.record import Uncounted
 from flopwatch.tally import Tally
 from flopwatch.trace.attention import AttentionCall
+from flopwatch.trace.attribution import FORWARD
 from flopwatch.trace.modules import ModuleNames
-from flopwatch.trace.recorder import FORWARD, Row
+from flopwatch.trace.recorder import Row
 from flopwatch.trace.storages import StorageLog
 from flopwatch.trace.views import Groups, WorkRow, at_depth, count_groups, operator_name, sum_by
 from flopwatch.units import format_bytes, format_flops
@@ -44,16 +45,24 @@ class OpCall:
 class Trace:
     """What a step did, operator by operator, and the views of it. Counts are matmul FLOPs unless the name says else.
 
-    `total` is what MFU counts, `hardware_total` what HFU counts. `memory` holds the births and deaths of storages
+    `total` is what MFU counts, `hardware_total` what HFU counts. With DTensors all counts are this rank's own, and
+    `sharded_flops` has the same operators at their global sizes, by phase. `memory` holds the births and deaths of storages
     (None when they were not asked for). `notes` say where a count rests on an assumption.
     """
 
     def __init__(
-        self, rows: Sequence[Row], names: ModuleNames, *, memory: StorageLog | None, notes: Sequence[str]
+        self,
+        rows: Sequence[Row],
+        names: ModuleNames,
+        *,
+        memory: StorageLog | None,
+        notes: Sequence[str],
+        sharded_flops: Tally,
     ) -> None:
         self.rows = rows
         self.memory = memory
         self.notes = tuple(notes)
+        self.sharded_flops = sharded_flops
         self._names = names
 
     @functools.cached_property
@@ -213,6 +222,7 @@ class Trace:
             "modules": {path: row.to_dict() for path, row in self.modules.items()},
             "operators": [{"op": op, **row.to_dict()} for op, row in self.by_operator().items()],
             "dtypes": {dtype: row.to_dict() for dtype, row in self.by_dtype().items()},
+            "sharded_flops": self.sharded_flops.to_dict(),
             "notes": list(self.notes),
         }
 

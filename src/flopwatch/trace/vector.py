@@ -22,6 +22,9 @@ class Tensors(NamedTuple):
     outputs: Sequence[torch.Tensor]
 
 
+_NO_WORK: Final = frozenset({"profiler", "_c10d_functional", "_c10d_functional_autograd", "c10d", "_dtensor"})
+"""Namespaces whose operators mark, send or receive: what they move is in their bytes."""
+
 VectorFormula = Callable[[Tensors], int]
 _REDUCTION: Final = torch.Tag.reduction if hasattr(torch.Tag, "reduction") else None
 
@@ -42,7 +45,7 @@ def vector_formula(func: Any) -> VectorFormula | None:
     """How many operations one call of an operator is; None for one that is neither elementwise nor known."""
     per_input, per_output, moves = _table()
     namespace, _, packet_name = func._schema.name.partition("::")
-    if packet_name in moves or namespace == "profiler":
+    if packet_name in moves or namespace in _NO_WORK:
         return lambda _: 0
     if packet_name in per_input:
         return _per_input(per_input[packet_name])

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Mapping
 import msgspec
 
 from flopwatch.trace.attention import OPERATOR
+from flopwatch.trace.attribution import BACKWARD, FORWARD, OPTIMIZER, RECOMPUTE
 from flopwatch.trace.cost import OpCost
 from flopwatch.trace.modules import Place
-from flopwatch.trace.recorder import BACKWARD, FORWARD, OPTIMIZER, RECOMPUTE, Row
+from flopwatch.trace.recorder import Row
 
 Groups = Mapping[tuple[OpCost, Place, str], int]
 """(cost, place, phase) -> calls."""
