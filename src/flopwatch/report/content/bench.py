@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from flopwatch import units
 from flopwatch.record import BenchResult
-from flopwatch.report.content.figures import above_peak_notes, rate_text, short_use, utilization_facts
+from flopwatch.report.content.figures import above_peak_notes, notes_of, rate_text, short_use, utilization_facts
 from flopwatch.report.document import Block, Cell, Column, Fact, Facts, Heading, Table
 from flopwatch.report.messages import Words
 
@@ -30,7 +30,7 @@ def details_of(results: Sequence[BenchResult], words: Words) -> list[Block]:
             dtype=result.dtype,
         )
         shown += [Heading(text=title), Facts(rows=_facts(result, words))]
-        shown += above_peak_notes(result.utilization, words)
+        shown += [*above_peak_notes(result.utilization, words), *notes_of(result.details, words)]
     return shown
 
 

@@ -41,14 +41,17 @@ def utilization_facts(rows: Sequence[UtilizationRow], words: Words) -> list[Fact
     lines: dict[tuple[str, str], list[UtilizationRow]] = {}
     for row in sorted(rows, key=lambda row: _ORDER.index(row.peak_kind)):
         lines.setdefault((row.name, row.convention), []).append(row)
-    return [
-        Fact(
-            label=f"{name.upper()} ({convention})" if several else name.upper(),
-            value="; ".join(utilization_text(row, words) for row in group),
-            style="strong",
-        )
-        for (name, convention), group in sorted(lines.items(), key=lambda item: item[0][0] != "mfu")
-    ]
+    facts = []
+    for (name, convention), group in sorted(lines.items(), key=lambda item: item[0][0] != "mfu"):
+        same = name == "hfu" and _shares(group) == _shares(lines.get(("mfu", convention), []))
+        value = words("use.same") if same else "; ".join(utilization_text(row, words) for row in group)
+        label = f"{name.upper()} ({convention})" if several else name.upper()
+        facts.append(Fact(label=label, value=value, style="" if same else "strong"))
+    return facts
+
+
+def _shares(rows: Sequence[UtilizationRow]) -> dict[str, float]:
+    return {row.peak_kind: row.fraction for row in rows if row.fraction is not None}
 
 
 def above_peak_notes(rows: Iterable[UtilizationRow], words: Words) -> list[Note]:
@@ -74,6 +77,11 @@ def short_use(rows: Sequence[UtilizationRow], name: str, kind: str, words: Words
         if row.name == name and row.peak_kind == kind and row.fraction is not None:
             return units.format_percent(row.fraction)
     return words("na")
+
+
+def notes_of(details: Mapping[str, Any], words: Words) -> list[Note]:
+    """What a result says makes its figures less sure, one line each."""
+    return [Note(text=words("note", note=note), style="dim") for note in dict.fromkeys(details.get("notes", ()))]
 
 
 def convention_text(name: str, details: Mapping[str, Any], words: Words) -> str:

@@ -80,7 +80,10 @@ def _short_proof(result: FitResult, words: Words) -> str:
         return words("fit.unverified")
     if result.next is None:
         return words("na")
-    return words("fit.proof_short", next=result.next.batch, outcome=words(f"outcome.{result.next.outcome}"))
+    proof = words("fit.proof_short", next=result.next.batch, outcome=words(f"outcome.{result.next.outcome}"))
+    if is_capped(result) and result.predicted_batch is not None and result.predicted_batch > (result.batch or 0):
+        return words("fit.proof_predicted", proof=proof, batch=result.predicted_batch)
+    return proof
 
 
 def probes_table(result: FitResult, words: Words) -> Table:
@@ -136,10 +139,15 @@ def facts_of(result: FitResult, words: Words) -> Facts:
 
 
 def _predicted(result: FitResult, words: Words) -> str:
+    """The predicted batch, and the predicted peak of the batch that was found (of the smallest, when none was)."""
     peak = _bytes(result.predicted_peak_bytes, words)
-    if result.predicted_batch is None:
-        return words("na") if result.predicted_peak_bytes is None else words("fit.predicted_peak", peak=peak)
-    return words("fit.predicted_value", batch=result.predicted_batch, peak=peak)
+    if result.predicted_batch is None or result.predicted_peak_bytes is None:
+        return words("na")
+    if result.predicted_batch == 0:
+        return words("fit.predicted_none", peak=peak)
+    if result.batch is None or result.batch == result.predicted_batch:
+        return words("fit.predicted_value", batch=result.predicted_batch, peak=peak)
+    return words("fit.predicted_other", batch=result.predicted_batch, peak=peak, found=result.batch)
 
 
 def _measured(result: FitResult, words: Words) -> list[Fact]:

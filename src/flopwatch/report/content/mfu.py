@@ -28,7 +28,7 @@ def blocks(results: Sequence[MfuResult], words: Words) -> list[Block]:
         shown += [Facts(rows=_facts(first, words))] if len(group) == 1 else [_table(group, words)]
         shown += above_peak_notes([row for result in group for row in result.utilization], words)
         notes = dict.fromkeys(note for result in group for note in result.notes)
-        shown += [Note(text=words("mfu.note", note=note), style="dim") for note in notes]
+        shown += [Note(text=words("note", note=note), style="dim") for note in notes]
     return shown
 
 

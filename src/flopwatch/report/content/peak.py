@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from flopwatch import units
 from flopwatch.record import PeakResult
+from flopwatch.report.content.figures import notes_of
 from flopwatch.report.document import Block, Fact, Facts, Heading
 from flopwatch.report.messages import Words
 
@@ -30,6 +31,7 @@ def blocks(results: Sequence[PeakResult], words: Words) -> list[Block]:
                 ]
             )
         )
+        shown += notes_of(result.details, words)
     return shown
 
 
