@@ -18,6 +18,7 @@ COMMANDS: Final = {
     "devices": "Published peaks of known devices, and what this machine is.",
     "mfu": "MFU and HFU of a run that you already have.",
     "show": "The record of an earlier run, rendered again.",
+    "peak": "Matmul FLOP/s and memory bandwidth, measured here.",
 }
 """Every command and what it answers; `flopwatch NAME` runs the function `NAME` of `flopwatch/cli/NAME.py`."""
 

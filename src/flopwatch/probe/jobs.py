@@ -14,7 +14,11 @@ Job = Callable[[dict[str, Any]], dict[str, Any] | Iterator[dict[str, Any]]]
 JOBS: Final = {
     "fit_step": "flopwatch.probe.jobs_step:fit_step",
     "bench_step": "flopwatch.probe.jobs_step:bench_step",
-    "device_memory": "flopwatch.probe.jobs_step:device_memory",
+    "detect": "flopwatch.probe.jobs_device:detect",
+    "device_memory": "flopwatch.probe.jobs_device:device_memory",
+    "matmul_peak": "flopwatch.probe.jobs_peak:matmul_peak",
+    "matmul_sweep": "flopwatch.probe.jobs_peak:sweep",
+    "bandwidth": "flopwatch.probe.jobs_peak:bandwidth",
 }
 
 

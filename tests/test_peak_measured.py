@@ -1,0 +1,184 @@
+"""The measured peak: kept while the environment holds, replaced only by a better one; a real one that is sane."""
+
+import json
+import subprocess
+import sys
+
+import msgspec
+import pytest
+
+from flopwatch.device.detect import detect
+from flopwatch.errors import InputError, ProbeError
+from flopwatch.measure import peak
+from flopwatch.probe.protocol import ProbeOutcome
+from flopwatch.store import Store
+
+
+@pytest.fixture
+def machine():
+    """The CPU here."""
+    return detect("cpu")
+
+
+@pytest.fixture
+def store(tmp_path):
+    """An empty results store."""
+    with Store(tmp_path / "runs.sqlite") as opened:
+        yield opened
+
+
+def _probe(rate=200e9, *, steady=True, asked=None):
+    """A stand-in for a child: bandwidth 20 GB/s by copy, 22 by triad; matmuls at `rate`."""
+
+    def run(request):
+        if asked is not None:
+            asked.append(request)
+        if request.job == "bandwidth":
+            result = {"copy": {"bytes_per_s": 20e9}, "triad": {"bytes_per_s": 22e9}}
+        else:
+            result = {"flops_per_s": rate, "shape": [3, 5, 7], "is_steady": steady, "notes": [], "stage": "final"}
+        return ProbeOutcome(outcome="ok", result=result, n_threads=2, wall_s=1.0)
+
+    return run
+
+
+def test_the_result_holds_rate_shape_and_the_higher_bandwidth(machine):
+    """Triad was faster than copy; a CPU has no datasheet peak."""
+    bandwidth = peak.measure_bandwidth(machine, run=_probe())
+    result = peak.measure_peak("fp32", machine, bandwidth=bandwidth, run=_probe())
+    assert (result.flops_per_s, result.shape, result.bandwidth_bytes_per_s) == (200e9, [3, 5, 7], 22e9)
+    assert (result.datasheet_flops_per_s, result.fraction) == (None, None)
+    assert result.details["n_threads"] == 2
+    assert result.details["bandwidth"]["copy"]["bytes_per_s"] == 20e9
+
+
+def test_a_kept_peak_is_found_again_and_nothing_is_measured(machine, store):
+    """The second question costs no probe."""
+    asked = []
+    first = peak.peak_here("fp32", machine, store, run=_probe(asked=asked))
+    assert len(asked) == 2
+    second = peak.peak_here("fp32", machine, store, run=_probe(rate=1.0, asked=asked))
+    assert len(asked) == 2
+    assert first.result == second.result
+    assert second.source.startswith("fp32 matmul measured here on 20")
+    assert peak.find_stored_peak(store, machine, "bf16") is None
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [("OMP_NUM_THREADS", "7", "n_threads None -> 7")],
+)
+def test_a_change_of_the_environment_ends_it_and_is_said(machine, store, monkeypatch, variable, value, said):
+    """Another number of threads: the old figure is not the denominator any more."""
+    monkeypatch.delenv(variable, raising=False)
+    peak.peak_here("fp32", machine, store, run=_probe())
+    monkeypatch.setenv(variable, value)
+    stored = peak.find_stored_peak(store, machine, "fp32")
+    assert not stored.holds
+    assert stored.changes == (said,)
+    reasons = []
+    again = peak.peak_here("fp32", machine, store, run=_probe(rate=300e9), on_measure=reasons.append)
+    assert again.result.flops_per_s == 300e9
+    assert "no longer holds" in reasons[0]
+    assert said in reasons[0]
+    monkeypatch.delenv(variable)
+    assert peak.find_stored_peak(store, machine, "fp32").result.flops_per_s == 200e9
+
+
+def test_torch_cores_and_power_limit_are_part_of_the_fingerprint(machine):
+    """What the issue names: driver, torch, power limit, affinity."""
+    here = peak.fingerprint(machine)
+    assert {"driver", "torch", "power_limit_w", "n_affinity_cores", "quota_cores", "device", "cpu"} <= set(here)
+    assert here["torch"]
+    assert here["n_affinity_cores"] == machine.cpu.n_affinity_cores
+
+
+def test_a_quiet_measurement_is_not_replaced_by_a_busy_one(machine, store):
+    """Nor a long search by a short one, nor the higher of two lower bounds by the lower."""
+
+    def keep(rate, *, steady, budget_s):
+        result = peak.measure_peak("fp32", machine, budget_s=budget_s, run=_probe(rate=rate, steady=steady))
+        return peak.keep_peak(store, machine, result)
+
+    assert keep(90e9, steady=False, budget_s=16.0)
+    assert not keep(50e9, steady=False, budget_s=16.0)
+    assert keep(95e9, steady=False, budget_s=4.0)
+    assert keep(200e9, steady=True, budget_s=4.0)
+    assert not keep(210e9, steady=False, budget_s=16.0)
+    assert keep(201e9, steady=True, budget_s=16.0)
+    assert not keep(203e9, steady=True, budget_s=4.0)
+    assert keep(199e9, steady=True, budget_s=16.0)
+    assert peak.find_stored_peak(store, machine, "fp32").result.flops_per_s == 199e9
+
+
+def test_a_busy_measurement_says_so_and_is_tried_again(machine, store):
+    """It is a lower bound; the next question measures anew."""
+    first = peak.peak_here("fp32", machine, store, run=_probe(rate=90e9, steady=False))
+    assert "while the machine was busy" in first.source
+    reasons = []
+    second = peak.peak_here("fp32", machine, store, run=_probe(), on_measure=reasons.append)
+    assert second.result.flops_per_s == 200e9
+    assert "was measured while the machine was busy" in reasons[0]
+
+
+def test_a_failed_probe_is_an_error_with_its_reason(machine):
+    """A dtype that cannot be multiplied is bad input, a dead child is a failure."""
+
+    def refused(_request):
+        return ProbeOutcome(outcome="crashed", failure="InputError", error="cpu cannot multiply fp8", wall_s=0.1)
+
+    def dead(_request):
+        return ProbeOutcome(outcome="killed", failure="SIGKILL", error="the child was killed", wall_s=0.1)
+
+    with pytest.raises(InputError, match="cpu cannot multiply fp8"):
+        peak.measure_peak("fp8", machine, run=refused)
+    with pytest.raises(ProbeError, match="could not be measured: the child was killed"):
+        peak.measure_peak("fp32", machine, run=dead)
+
+
+@pytest.mark.slow
+def test_the_command_measures_this_cpu(tmp_path):
+    """A plausible figure (more than a scalar core's), its shape's own arithmetic, and one record."""
+    command = [sys.executable, "-m", "flopwatch", "peak", "--dtype", "fp32", "--device", "cpu", "--quick", "--json"]
+    environment = {"FLOPWATCH_STORE": str(tmp_path / "s.sqlite"), "OMP_NUM_THREADS": "1", "PATH": ""}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    (result,) = json.loads(done.stdout)["results"]
+    details = result["details"]
+    m, n, k = result["shape"]
+    median_s = sorted(details["samples_s"])[len(details["samples_s"]) // 2]
+    assert details["n_threads"] == 1
+    assert result["flops_per_s"] > 2e9
+    assert details["median_flops_per_s"] == pytest.approx(2 * m * n * k / median_s, rel=0.3)
+    assert details["best_flops_per_s"] >= details["median_flops_per_s"]
+    assert 5e8 < result["bandwidth_bytes_per_s"] < 2e12
+    with Store(tmp_path / "s.sqlite") as kept:
+        assert [item.kind for item in kept.items()] == ["peak"]
+
+
+@pytest.mark.slow
+def test_a_real_search_is_not_below_a_plain_matmul():
+    """torch.mm of one good shape, timed here by hand: the peak is not below it by more than the noise of a busy box."""
+    code = """
+import json, time, torch
+from flopwatch.probe.jobs_peak import matmul_peak
+torch.set_num_threads(1)
+*_, found = matmul_peak({"device": "cpu", "dtype": "fp32", "budget_s": 4.0})
+a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
+times = []
+for _ in range(12):
+    began = time.perf_counter(); torch.mm(a, b); times.append(time.perf_counter() - began)
+print(json.dumps([found["best_flops_per_s"], 2 * 1024**3 / min(times), found["dtype"]]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found, by_hand, dtype = json.loads(done.stdout)
+    assert found > 0.9 * by_hand
+    assert dtype == "fp32"
+
+
+def test_a_stored_result_survives_the_store_bit_for_bit(machine, store):
+    """What is read back is what was kept."""
+    result = peak.measure_peak("fp32", machine, run=_probe(rate=123456789012.3456))
+    peak.keep_peak(store, machine, result)
+    kept = peak.find_stored_peak(store, machine, "fp32").result
+    assert msgspec.to_builtins(kept) == msgspec.to_builtins(result)
