@@ -58,15 +58,18 @@ class SearchPlan:
 class _Trials:
     """Every shape that was tried, with its samples: seconds of one matmul each."""
 
-    def __init__(self, sample: Callable[[Shape], float]) -> None:
+    def __init__(self, sample: Callable[[Shape], float], *, most_call_s: float) -> None:
         self.sample = sample
+        self.most_call_s = most_call_s
         self.samples_s: dict[Shape, list[float]] = {}
 
     def add(self, shape: Shape, n_samples: int) -> None:
-        """Take samples of a shape; the first one of a new shape is its warm-up and not kept."""
+        """Take samples of a shape; the first of a new shape is its warm-up, kept only if it is too slow for more."""
         if shape not in self.samples_s:
-            self.sample(shape)
-            self.samples_s[shape] = []
+            warmup_s = self.sample(shape)
+            self.samples_s[shape] = [warmup_s] if warmup_s > self.most_call_s else []
+            if warmup_s > self.most_call_s:
+                return
         self.samples_s[shape] += [self.sample(shape) for _ in range(n_samples)]
 
     def rate(self, shape: Shape) -> float:
@@ -97,7 +100,7 @@ def search_shapes(
     next size can be paid.
     """
     start_s = clock()
-    trials = _Trials(sample)
+    trials = _Trials(sample, most_call_s=plan.most_call_s)
     yield from _ramp(trials, plan)
     flops = 0.0
     while _call_flops(trials, plan) > 2 * flops:  # a fast path that only some shapes take opens larger ones
@@ -182,7 +185,7 @@ def _finals(trials: _Trials, plan: SearchPlan, *, deadline_s: float, clock: Call
     Samples of the earlier stages are left behind: a shape that was lucky once must be fast again. When the rounds get
     faster by more than a few percent the device was still warming up, and the first half of them is dropped.
     """
-    finals = _Trials(trials.sample)
+    finals = _Trials(trials.sample, most_call_s=plan.most_call_s)
     finals.samples_s = {shape: [] for shape in trials.best(_N_FINALISTS)}
     n_rounds = 0
     while n_rounds < _LEAST_ROUNDS or (n_rounds < _MOST_ROUNDS and clock() < deadline_s):
