@@ -1,6 +1,6 @@
 """Peak memory of a workload from the spec alone: no torch, no device.
 
-The step is written out on tensors that have only a size (memory_step.py), so that lifetimes are those of the real
+The step is written out on tensors that have only a size (cost/eager), so that lifetimes are those of the real
 program: what each operator saves for its backward, what it releases, what a checkpoint computes again.
 """
 
@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from flopwatch.cost.memory_step import write_tape
-from flopwatch.cost.memory_tape import Peak, Tape
+from flopwatch.cost.eager.step import write_tape
+from flopwatch.cost.eager.tape import Peak, Tape
 from flopwatch.errors import SpecError
 from flopwatch.model.spec import ModelSpec
 from flopwatch.tally import Tally

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from flopwatch.cost import memory_ops as ops
-from flopwatch.cost.memory_eager import Eager, Tensor
-from flopwatch.cost.memory_layers import Style
-from flopwatch.cost.memory_network import Network
-from flopwatch.cost.memory_tape import Tape
+from flopwatch.cost.eager.arith import scale
+from flopwatch.cost.eager.engine import Eager, pointwise
+from flopwatch.cost.eager.layers import Style
+from flopwatch.cost.eager.network import Network
+from flopwatch.cost.eager.reduce import cross_entropy, total
+from flopwatch.cost.eager.tape import Tape
+from flopwatch.cost.eager.tensor import Tensor
+from flopwatch.cost.eager.views import reshape
 from flopwatch.model.spec import ModelSpec
 from flopwatch.workload import Workload
 
@@ -44,6 +47,7 @@ def write_tape(
         length = 0 if workload.phase == "prefill" else workload.seq_len - 1
         dtype = style.activation_dtype
         caches = network.make_caches(workload.batch, workload.seq_len, length=length, dtype=dtype)
+    e.tape.module = ""
     for _ in range(n_steps):
         if workload.is_train:
             _train(e, network, workload, ids, targets)
@@ -74,20 +78,21 @@ def _autocast_dtype(workload: Workload) -> str | None:
 
 def _train(e: Eager, network: Network, workload: Workload, ids: Tensor, targets: Tensor) -> None:
     for _ in range(workload.n_accumulate):
-        e.tape.phase = "forward"
+        e.tape.phase, e.tape.module = "forward", ""
         with e.autocast(_autocast_dtype(workload)):
             loss = _loss(e, network, workload, ids, targets)
-        e.tape.phase = "backward"
-        e.backward(ops.scale(e, loss) if workload.n_accumulate > 1 else loss)
+        e.tape.phase, e.tape.module = "backward", ""
+        e.backward(scale(e, loss) if workload.n_accumulate > 1 else loss)
         del loss
 
 
 def _loss(e: Eager, network: Network, workload: Workload, ids: Tensor, targets: Tensor) -> Tensor:
     logits = network(ids)
-    if workload.loss == "sum":
-        return ops.total(e, logits)
-    batch, length, width = logits.shape
-    return ops.cross_entropy(e, ops.reshape(e, logits, (batch * length, width)), targets)
+    with e.module("loss"):
+        if workload.loss == "sum":
+            return total(e, logits)
+        batch, length, width = logits.shape
+        return cross_entropy(e, reshape(e, logits, (batch * length, width)), targets)
 
 
 class _Optimizer:
@@ -124,8 +129,8 @@ class _Optimizer:
         denominator: Tensor | None = None
         for parameter in self.parameters:
             self.e.tape.module = self._module(parameter)
-            root = ops.pointwise(self.e, "sqrt", parameter)
-            divided = ops.pointwise(self.e, "div", root)
+            root = pointwise(self.e, "sqrt", parameter)
+            divided = pointwise(self.e, "div", root)
             del root
             denominator = divided
             del divided
@@ -138,7 +143,7 @@ class _Optimizer:
 
     def _each(self, op: str) -> Iterator[Tensor]:
         for parameter in self.parameters:
-            yield ops.pointwise(self.e, op, parameter)
+            yield pointwise(self.e, op, parameter)
 
     def _module(self, parameter: Tensor) -> str:
         return parameter.node.module if parameter.node is not None else ""

@@ -5,9 +5,26 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
-from flopwatch.cost import memory_ops as ops
-from flopwatch.cost.memory_attention import flash_attention, flat_heads, has_flash, math_attention, repeat_heads
-from flopwatch.cost.memory_eager import Eager, Tensor
+from flopwatch.cost.eager.arith import (
+    add,
+    add_number,
+    div,
+    from_input,
+    from_result,
+    masked_fill_,
+    mul,
+    power,
+    rsqrt,
+    scale,
+    sqrt,
+    sub,
+)
+from flopwatch.cost.eager.attention import flash_attention, flat_heads, has_flash, math_attention, repeat_heads
+from flopwatch.cost.eager.engine import Eager, pointwise
+from flopwatch.cost.eager.matmul import linear, matmul
+from flopwatch.cost.eager.reduce import layer_norm, mean_last, rms_norm, var_last
+from flopwatch.cost.eager.tensor import Tensor
+from flopwatch.cost.eager.views import cat, narrow, reshape, to, transpose
 from flopwatch.model.spec import ModelSpec
 
 
@@ -36,7 +53,7 @@ class Linear:
     def __call__(self, x: Tensor) -> Tensor:
         """[..., I] -> [..., O]."""
         with self.e.module(self.name):
-            return ops.linear(self.e, x, self.weight, self.bias)
+            return linear(self.e, x, self.weight, self.bias)
 
     def parameters(self) -> Iterator[Tensor]:
         """Weight, then bias."""
@@ -61,21 +78,21 @@ class Norm:
         with self.e.module(self.name):
             if self.kind == "rmsnorm":
                 return self._rms(x)
-            return self._written_out(x) if self.is_elementary else ops.layer_norm(self.e, x, self.weight, self.bias)
+            return self._written_out(x) if self.is_elementary else layer_norm(self.e, x, self.weight, self.bias)
 
     def _rms(self, x: Tensor) -> Tensor:
         if not self.is_elementary:
-            return ops.rms_norm(self.e, x, self.weight)
+            return rms_norm(self.e, x, self.weight)
         e = self.e
-        variance = ops.mean_last(e, ops.power(e, x))
-        return ops.mul(e, self.weight, ops.mul(e, x, ops.rsqrt(e, ops.add_number(e, variance))))
+        variance = mean_last(e, power(e, x))
+        return mul(e, self.weight, mul(e, x, rsqrt(e, add_number(e, variance))))
 
     def _written_out(self, x: Tensor) -> Tensor:
         e = self.e
-        mean = ops.mean_last(e, x)
-        variance = ops.var_last(e, x)
-        normed = ops.mul(e, self.weight, ops.div(e, ops.sub(e, x, mean), ops.sqrt(e, ops.add_number(e, variance))))
-        return normed if self.bias is None else ops.add(e, normed, self.bias)
+        mean = mean_last(e, x)
+        variance = var_last(e, x)
+        normed = mul(e, self.weight, div(e, sub(e, x, mean), sqrt(e, add_number(e, variance))))
+        return normed if self.bias is None else add(e, normed, self.bias)
 
     def parameters(self) -> Iterator[Tensor]:
         """Weight, then bias."""
@@ -87,12 +104,12 @@ class Norm:
 def gelu(e: Eager, x: Tensor, *, is_elementary: bool) -> Tensor:
     """GELU in one kernel, or 0.5 x (1 + tanh(c (x + 0.044715 x^3))) written out."""
     if not is_elementary:
-        return ops.from_input(e, "gelu", x)
+        return from_input(e, "gelu", x)
     # Nested as the reference writes it: a name would keep a temporary alive that Python drops there.
-    return ops.mul(
+    return mul(
         e,
-        ops.scale(e, x),
-        ops.add_number(e, ops.from_result(e, "tanh", ops.scale(e, ops.add(e, x, ops.scale(e, ops.power(e, x)))))),
+        scale(e, x),
+        add_number(e, from_result(e, "tanh", scale(e, add(e, x, scale(e, power(e, x)))))),
     )
 
 
@@ -115,23 +132,23 @@ class FeedForward:
         with e.module(self.name):
             if self.gate is not None:
                 gate = self.gate(x)
-                hidden = ops.mul(e, self._activation(gate), self.up(x))
+                hidden = mul(e, self._activation(gate), self.up(x))
             else:
                 hidden = self._activation(self.up(x))
             return self.down(hidden)
 
     def _activation(self, x: Tensor) -> Tensor:
         if self.kind == "relu":
-            return ops.from_result(self.e, "relu", x)
+            return from_result(self.e, "relu", x)
         if self.kind == "swiglu":
-            return ops.from_input(self.e, "silu", x)
+            return from_input(self.e, "silu", x)
         return gelu(self.e, x, is_elementary=self.is_elementary)
 
     def parameters(self) -> Iterator[Tensor]:
         """Gate, up, down."""
-        for linear in (self.gate, self.up, self.down):
-            if linear is not None:
-                yield from linear.parameters()
+        for part in (self.gate, self.up, self.down):
+            if part is not None:
+                yield from part.parameters()
 
 
 def rotate(e: Eager, x: Tensor) -> Tensor:
@@ -142,13 +159,13 @@ def rotate(e: Eager, x: Tensor) -> Tensor:
     frequencies, places = e.empty((half,), "fp32"), e.empty((length,), "fp32")
     angles = e.empty((length, half), "fp32")
     cos, sin = e.empty(angles.shape, "fp32"), e.empty(angles.shape, "fp32")
-    cos, sin = ops.to(e, cos, x.dtype), ops.to(e, sin, x.dtype)
-    first = ops.narrow(e, x, 3, half)
-    second = ops.narrow(e, x, 3, half)
-    rest = ops.narrow(e, x, 3, width - 2 * half)
-    one = ops.sub(e, ops.mul(e, first, cos), ops.mul(e, second, sin))
-    two = ops.add(e, ops.mul(e, second, cos), ops.mul(e, first, sin))
-    joined = ops.cat(e, (one, two, rest), 3)
+    cos, sin = to(e, cos, x.dtype), to(e, sin, x.dtype)
+    first = narrow(e, x, 3, half)
+    second = narrow(e, x, 3, half)
+    rest = narrow(e, x, 3, width - 2 * half)
+    one = sub(e, mul(e, first, cos), mul(e, second, sin))
+    two = add(e, mul(e, second, cos), mul(e, first, sin))
+    joined = cat(e, (one, two, rest), 3)
     del frequencies, places, angles
     return joined
 
@@ -195,16 +212,16 @@ class AttentionCore:
         groups = q.shape[1] // k.shape[1]
         if groups > 1:
             k, v = repeat_heads(e, k, groups), repeat_heads(e, v, groups)
-        scores = ops.matmul(e, q, ops.transpose(e, k, 2, 3))
+        scores = matmul(e, q, transpose(e, k, 2, 3))
         shape = scores.shape[-2:]
         mask = self._future(shape)
         if self.window is not None:
-            mask = ops.pointwise(e, "or", mask, self._too_old(shape))
+            mask = pointwise(e, "or", mask, self._too_old(shape))
         if self.spec.positions == "alibi":
-            scores = ops.add(e, scores, self._alibi(shape, q.dtype))
-        scores = ops.masked_fill_(e, scores, mask)
-        weights = ops.from_result(e, "softmax", ops.scale(e, scores, "div"))
-        return ops.matmul(e, weights, v)
+            scores = add(e, scores, self._alibi(shape, q.dtype))
+        scores = masked_fill_(e, scores, mask)
+        weights = from_result(e, "softmax", scale(e, scores, "div"))
+        return matmul(e, weights, v)
 
     def _fused(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         e = self.e
@@ -215,9 +232,9 @@ class AttentionCore:
         if self.window is not None or has_alibi or (not is_causal and n_queries > 1):
             seen = self._too_old(shape) if self.window is not None else None
             future = self._future(shape)
-            mask = ops.pointwise(e, "not", future if seen is None else ops.pointwise(e, "or", future, seen))
+            mask = pointwise(e, "not", future if seen is None else pointwise(e, "or", future, seen))
             if has_alibi:
-                mask = ops.pointwise(e, "where", mask, ops.scale(e, self._alibi(shape, q.dtype), "div"), dtype=q.dtype)
+                mask = pointwise(e, "where", mask, scale(e, self._alibi(shape, q.dtype), "div"), dtype=q.dtype)
             is_causal = False
         if self.style.attention == "math" or not has_flash(e, q, v, mask):
             return math_attention(e, q, k, v, mask, is_causal=is_causal)
@@ -225,7 +242,7 @@ class AttentionCore:
 
     def _future(self, shape: tuple[int, ...]) -> Tensor:
         if self.mask is not None:
-            table = ops.pointwise(self.e, "to", self.mask, dtype="bool")
+            table = pointwise(self.e, "to", self.mask, dtype="bool")
             return table.alias(shape, table.strides)
         return self._triangle(shape)
 
@@ -234,7 +251,7 @@ class AttentionCore:
 
     def _triangle(self, shape: tuple[int, ...]) -> Tensor:
         self.e.tape.op = "ones"
-        return ops.pointwise(self.e, "triangle", self.e.empty(shape, "bool"))
+        return pointwise(self.e, "triangle", self.e.empty(shape, "bool"))
 
     def _alibi(self, shape: tuple[int, ...], dtype: str) -> Tensor:
         """Distance penalties [H, Q, K]: int64 distances times fp32 slopes, scaled, then in the dtype of the queries."""
@@ -244,7 +261,7 @@ class AttentionCore:
         penalties = e.empty((self.spec.n_heads, *shape), "fp32")
         scaled = e.empty((self.spec.n_heads, *shape), "fp32")
         del distance, penalties
-        return ops.to(e, scaled, dtype)
+        return to(e, scaled, dtype)
 
 
 class Attention:
@@ -289,5 +306,5 @@ class Attention:
 
 def _heads(e: Eager, x: Tensor, width: int) -> Tensor:
     """[B,T,H*E] -> [B,H,T,E]."""
-    split = ops.reshape(e, x, (*x.shape[:-1], x.shape[-1] // width, width))
-    return ops.transpose(e, split, 1, 2)
+    split = reshape(e, x, (*x.shape[:-1], x.shape[-1] // width, width))
+    return transpose(e, split, 1, 2)

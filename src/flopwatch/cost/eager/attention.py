@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
-from flopwatch.cost.memory_eager import Eager, Gradients, Tensor, dense_strides
-from flopwatch.cost.memory_ops import (
-    Saved,
-    add,
-    cast,
-    clone,
-    expand,
-    from_result,
-    matmul,
-    one,
-    pointwise,
-    reshape,
-    scale,
-    to,
-    transpose,
-)
+from flopwatch.cost.eager.arith import add, from_result, scale
+from flopwatch.cost.eager.engine import Eager, pointwise
+from flopwatch.cost.eager.matmul import cast, matmul
+from flopwatch.cost.eager.tensor import Gradients, Saved, Tensor, dense_strides, one
+from flopwatch.cost.eager.views import clone, expand, reshape, to, transpose
 
 
 def has_flash(e: Eager, q: Tensor, v: Tensor, mask: Tensor | None) -> bool:

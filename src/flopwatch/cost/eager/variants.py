@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from flopwatch.cost import memory_ops as ops
-from flopwatch.cost.memory_eager import Eager, Gradients, Tensor
-from flopwatch.cost.memory_layers import AttentionCore, Cache, FeedForward, Linear, Norm, Style, rotate
+from flopwatch.cost.eager.arith import add, from_result, mul
+from flopwatch.cost.eager.engine import Eager, pointwise
+from flopwatch.cost.eager.layers import AttentionCore, Cache, FeedForward, Linear, Norm, Style, rotate
+from flopwatch.cost.eager.reduce import take_rows, topk
+from flopwatch.cost.eager.tensor import Gradients, Saved, Tensor
+from flopwatch.cost.eager.views import cat, expand, narrow, reshape, split, to, transpose
 from flopwatch.model.spec import MLASpec, ModelSpec, MoESpec
 
 
@@ -38,12 +41,12 @@ class LatentAttention:
         e, mla = self.e, self.mla
         with e.module("attention"):
             q = self._heads(self._project_queries(x))
-            q = ops.cat(e, (ops.narrow(e, q, 3, mla.d_nope), rotate(e, ops.narrow(e, q, 3, mla.d_rope))), 3)
-            latent, k_rope = ops.split(e, self.kv_down(x), (mla.kv_rank, mla.d_rope), 2)
-            k_nope, v = ops.split(e, self._heads(self.kv_up(self.kv_norm(latent))), (mla.d_nope, mla.d_value), 3)
+            q = cat(e, (narrow(e, q, 3, mla.d_nope), rotate(e, narrow(e, q, 3, mla.d_rope))), 3)
+            latent, k_rope = split(e, self.kv_down(x), (mla.kv_rank, mla.d_rope), 2)
+            k_nope, v = split(e, self._heads(self.kv_up(self.kv_norm(latent))), (mla.d_nope, mla.d_value), 3)
             batch, length, width = k_rope.shape
-            k_rope = rotate(e, ops.reshape(e, k_rope, (batch, 1, length, width)))
-            k = ops.cat(e, (k_nope, ops.expand(e, k_rope, (batch, self.n_heads, length, width))), 3)
+            k_rope = rotate(e, reshape(e, k_rope, (batch, 1, length, width)))
+            k = cat(e, (k_nope, expand(e, k_rope, (batch, self.n_heads, length, width))), 3)
             if cache is not None:
                 k, v = cache.append(k)
             return self.out(self.core(q, k, v))
@@ -54,8 +57,8 @@ class LatentAttention:
         return x
 
     def _heads(self, x: Tensor) -> Tensor:
-        split = ops.reshape(self.e, x, (*x.shape[:-1], self.n_heads, x.shape[-1] // self.n_heads))
-        return ops.transpose(self.e, split, 1, 2)
+        split = reshape(self.e, x, (*x.shape[:-1], self.n_heads, x.shape[-1] // self.n_heads))
+        return transpose(self.e, split, 1, 2)
 
     def parameters(self) -> Iterator[Tensor]:
         """In the order in which the module registers them."""
@@ -83,40 +86,40 @@ class MixtureOfExperts:
         """[B, T, D] -> [B, T, D]."""
         e = self.e
         with e.module("moe"):
-            rows = ops.reshape(e, x, (x.shape[0] * x.shape[1], x.shape[2]))
+            rows = reshape(e, x, (x.shape[0] * x.shape[1], x.shape[2]))
             n_rows, k = rows.shape[0], self.moe.experts_per_token
-            weights, chosen = ops.topk(e, ops.from_result(e, "softmax", self.router(rows)), k)
+            weights, chosen = topk(e, from_result(e, "softmax", self.router(rows)), k)
             e.tape.op = "argsort"
             order = e.empty((n_rows * k,), "int64")
-            sent = ops.split(e, self._sent(rows, order), self._counts(n_rows * k), 0)
-            done = ops.cat(e, tuple(expert(part) for expert, part in zip(self.experts, sent, strict=True)), 0)
-            done = ops.mul(e, done, self._weights(weights, order))
-            mixed = self._mix(rows, order, ops.to(e, done, rows.dtype))
+            sent = split(e, self._sent(rows, order), self._counts(n_rows * k), 0)
+            done = cat(e, tuple(expert(part) for expert, part in zip(self.experts, sent, strict=True)), 0)
+            done = mul(e, done, self._weights(weights, order))
+            mixed = self._mix(rows, order, to(e, done, rows.dtype))
             shared = self.shared(rows) if self.shared is not None else None
             if shared is not None:
-                mixed = ops.add(e, mixed, self._gated(shared, rows))
+                mixed = add(e, mixed, self._gated(shared, rows))
             del chosen, shared  # alive until here, as in the reference
-            return ops.reshape(e, mixed, x.shape)
+            return reshape(e, mixed, x.shape)
 
     def _sent(self, rows: Tensor, order: Tensor) -> Tensor:
-        place = ops.pointwise(self.e, "div", order)
-        return ops.take_rows(self.e, rows, place)
+        place = pointwise(self.e, "div", order)
+        return take_rows(self.e, rows, place)
 
     def _weights(self, weights: Tensor, order: Tensor) -> Tensor:
-        flat = ops.reshape(self.e, weights, (order.shape[0],))
-        taken = ops.take_rows(self.e, flat, order)
-        return ops.reshape(self.e, taken, (order.shape[0], 1))
+        flat = reshape(self.e, weights, (order.shape[0],))
+        taken = take_rows(self.e, flat, order)
+        return reshape(self.e, taken, (order.shape[0], 1))
 
     def _mix(self, rows: Tensor, order: Tensor, done: Tensor) -> Tensor:
         """Zeros, then every row of `done` added to the token that it belongs to."""
         e = self.e
         e.tape.op = "index_add"
         zeros = e.empty(rows.shape, rows.dtype)
-        place = ops.pointwise(e, "index_add", order)
+        place = pointwise(e, "index_add", order)
         mixed = e.empty(zeros.shape, zeros.dtype)
         shape, dtype = done.shape, done.dtype
 
-        def backward(_: Gradients, _saved: ops.Saved) -> Gradients:
+        def backward(_: Gradients, _saved: Saved) -> Gradients:
             e.tape.op = "index_select"
             return (e.empty(shape, dtype),)
 
@@ -126,7 +129,7 @@ class MixtureOfExperts:
     def _gated(self, shared: Tensor, rows: Tensor) -> Tensor:
         if self.gate is None:
             return shared
-        return ops.mul(self.e, ops.from_result(self.e, "sigmoid", self.gate(rows)), shared)
+        return mul(self.e, from_result(self.e, "sigmoid", self.gate(rows)), shared)
 
     def _counts(self, n: int) -> tuple[int, ...]:
         each, more = divmod(n, self.moe.n_experts)

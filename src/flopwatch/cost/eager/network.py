@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from flopwatch.cost import memory_ops as ops
-from flopwatch.cost.memory_eager import Eager, Tensor
-from flopwatch.cost.memory_layers import Attention, Cache, FeedForward, Linear, Norm, Style
-from flopwatch.cost.memory_variants import LatentAttention, MixtureOfExperts
+from flopwatch.cost.eager.arith import add
+from flopwatch.cost.eager.engine import Eager
+from flopwatch.cost.eager.layers import Attention, Cache, FeedForward, Linear, Norm, Style
+from flopwatch.cost.eager.reduce import embedding
+from flopwatch.cost.eager.tensor import Tensor
+from flopwatch.cost.eager.variants import LatentAttention, MixtureOfExperts
 from flopwatch.model.spec import ModelSpec
 
 
@@ -52,11 +54,11 @@ class Block:
         mixed = _apply(self.after_attention_norm, self.attention(normed, cache))
         if self.is_parallel:
             second = normed if self.ffn_norm is None else self.ffn_norm(x)
-            both = ops.add(self.e, x, mixed)
-            return ops.add(self.e, both, _apply(self.after_ffn_norm, self.feed_forward(second)))
-        inner = ops.add(self.e, x, mixed)
+            both = add(self.e, x, mixed)
+            return add(self.e, both, _apply(self.after_ffn_norm, self.feed_forward(second)))
+        inner = add(self.e, x, mixed)
         del x
-        return ops.add(self.e, inner, _apply(self.after_ffn_norm, self.feed_forward(_apply(self.ffn_norm, inner))))
+        return add(self.e, inner, _apply(self.after_ffn_norm, self.feed_forward(_apply(self.ffn_norm, inner))))
 
     def parameters(self) -> Iterator[Tensor]:
         """In the order in which the module registers them."""
@@ -120,14 +122,14 @@ class Network:
     def _embed(self, ids: Tensor) -> Tensor:
         e = self.e
         with e.module("tokens"):
-            x = ops.embedding(e, self.tokens, ids)
+            x = embedding(e, self.tokens, ids)
         if self.project_in is not None:
             x = self.project_in(x)
         if self.positions is not None:
             e.tape.op = "arange"
             with e.module("positions"):
-                rows = ops.embedding(e, self.positions, e.empty((ids.shape[1],), "int64"))
-            x = ops.add(e, x, rows)
+                rows = embedding(e, self.positions, e.empty((ids.shape[1],), "int64"))
+            x = add(e, x, rows)
         return _apply(self.embedding_norm, x)
 
     def _logits(self, x: Tensor) -> Tensor:
