@@ -57,6 +57,7 @@ class Recorder(TorchDispatchMode):
         self._on_new_root = on_root
         self._stack = ModuleStack(names, self._root_called)
         self.attribution = Attribution(names, self._stack)
+        self._where = self.attribution.where
         self._functions = FunctionMode(self, self._stack, attention)
         self._formulas = formulas
         self._operators: dict[int, Operator] = {}  # by id: an Operator keeps its function, whose own hash is slow
@@ -123,7 +124,7 @@ class Recorder(TorchDispatchMode):
 
     def _repeat(self, func: Any, kind: Kind, known: Remembered, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """Write down a call that was seen before; on tensors without data its result is made, not computed."""
-        place, phase = self.attribution.where()
+        place, phase = self._where()
         self.rows.append((known.cost, place, phase))
         if not known.is_repeatable:
             result = func(*args, **kwargs)
@@ -197,7 +198,7 @@ class Recorder(TorchDispatchMode):
 
     def record_uncounted(self, op: str, *, looks_like_matmul: bool) -> None:
         """Write down work that cannot be known."""
-        place, phase = self.attribution.where()
+        place, phase = self._where()
         self.rows.append((OpCost(op=op, is_uncounted=True, looks_like_matmul=looks_like_matmul), place, phase))
 
     def take_since(self, mark: int) -> list[Row]:
@@ -208,7 +209,7 @@ class Recorder(TorchDispatchMode):
 
     def _write(self, operator: Operator, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> OpCost:
         cost = operator.cost(Call(args, kwargs, result))
-        place, phase = self.attribution.where()
+        place, phase = self._where()
         self.rows.append((cost, place, phase))
         return cost
 
@@ -217,7 +218,7 @@ class Recorder(TorchDispatchMode):
         if not any(is_traceable_wrapper_subclass(tensor) for tensor in tensors_in(args)):
             return False
         if not operator.is_composite:
-            self.sharded.note(operator, args, kwargs, self.attribution.where()[1])
+            self.sharded.note(operator, args, kwargs, self._where()[1])
         return True
 
     def _note_inputs(self, args: Sequence[Any]) -> None:

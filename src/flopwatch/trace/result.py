@@ -46,8 +46,8 @@ class Trace:
     """What a step did, operator by operator, and the views of it. Counts are matmul FLOPs unless the name says else.
 
     `total` is what MFU counts, `hardware_total` what HFU counts. With DTensors all counts are this rank's own, and
-    `sharded_flops` has the same operators at their global sizes, by phase. `memory` holds the births and deaths of storages
-    (None when they were not asked for). `notes` say where a count rests on an assumption.
+    `sharded_flops` has the same operators at their global sizes, by phase. `memory` holds the births and deaths of
+    storages (None when they were not asked for). `notes` say where a count rests on an assumption.
     """
 
     def __init__(
