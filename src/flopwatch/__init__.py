@@ -12,16 +12,20 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from flopwatch.api.count import count
+    from flopwatch.api.meter import Meter, MeterWarning
     from flopwatch.api.mfu import mfu
     from flopwatch.cost.convention import find_convention
     from flopwatch.device.catalog import find_device
     from flopwatch.errors import FlopwatchError
     from flopwatch.model.load import load_spec
     from flopwatch.model.spec import ModelSpec
+    from flopwatch.trace.api import trace
     from flopwatch.workload import Workload
 
 __all__ = [
     "FlopwatchError",
+    "Meter",
+    "MeterWarning",
     "ModelSpec",
     "Workload",
     "count",
@@ -29,16 +33,20 @@ __all__ = [
     "find_device",
     "load_spec",
     "mfu",
+    "trace",
 ]
 
 _WHERE = {
     "FlopwatchError": "flopwatch.errors",
+    "Meter": "flopwatch.api.meter",
+    "MeterWarning": "flopwatch.api.meter",
     "ModelSpec": "flopwatch.model.spec",
     "Workload": "flopwatch.workload",
     "count": "flopwatch.api.count",
     "find_convention": "flopwatch.cost.convention",
     "find_device": "flopwatch.device.catalog",
     "load_spec": "flopwatch.model.load",
+    "trace": "flopwatch.trace.api",
     "mfu": "flopwatch.api.mfu",
 }
 
