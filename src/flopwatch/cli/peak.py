@@ -10,9 +10,10 @@ from flopwatch import units, workload
 from flopwatch.cli.options import OutputOptions
 from flopwatch.cli.output import emit, note
 from flopwatch.cli.request import request
-from flopwatch.device.detect import detect, environment
+from flopwatch.device.detect import environment
 from flopwatch.errors import InputError
 from flopwatch.measure.peak import EACH_S, FULL_S, QUICK_S, dtypes_of, keep_peak, measure_bandwidth, measure_peak
+from flopwatch.measure.series import ProbeSeries
 from flopwatch.record import make_record
 from flopwatch.store import Store
 
@@ -38,7 +39,7 @@ def peak(
         About 6 s instead of 20 for one dtype: fewer shapes, fewer samples.
     """
     output = output or OutputOptions()
-    machine = detect(device)
+    machine = ProbeSeries().machine(device)
     note("measuring memory bandwidth", output)
     bandwidth = measure_bandwidth(machine, budget_s=1.0 if quick else 3.0)
     budget_s = QUICK_S if quick else FULL_S if len(dtype) == 1 else EACH_S

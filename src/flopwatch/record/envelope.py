@@ -16,7 +16,7 @@ SCHEMA: Final = "flopwatch/1"
 METHOD: Final = 1
 """Changes when the way of measuring changes; two methods are never compared."""
 
-Kind = Literal["count", "memory", "fit", "bench", "peak", "devices", "mfu", "roofline", "report", "compare"]
+Kind = Literal["count", "memory", "fit", "bench", "peak", "devices", "mfu", "roofline", "report", "compare", "doctor"]
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):

@@ -226,6 +226,64 @@ class DeviceResult(_Result, frozen=True, kw_only=True):
     details: dict[str, Any] = {}
 
 
+class RooflineRow(_Result, frozen=True, kw_only=True):
+    """The least time of one kind of operator in one stage, all its calls together, and what binds it.
+
+    `cached_bytes` are not counted in `bytes`: they are taken to be found in a cache.
+    """
+
+    operator: str
+    stage: Literal["forward", "backward", "recompute", "optimizer"]
+    dtype: str
+    calls: int
+    flops: int
+    bytes: int
+    cached_bytes: int
+    flops_per_byte: float | None
+    time_s: float
+    bound: Literal["compute", "memory"]
+
+
+class RooflineResult(_Result, frozen=True, kw_only=True):
+    """How fast a step could be: the least time by operator, and the highest MFU to expect.
+
+    `compute_bound_fraction` is the share of the time that compute binds; `compute_bound_batch` the smallest batch at
+    which every linear layer of the forward pass is bound by compute (None: no batch).
+    """
+
+    model: str
+    device: str
+    phase: str
+    batch: int
+    seq_len: int
+    dtype: str
+    time_s: float
+    tokens_per_s: float
+    compute_bound_fraction: float
+    highest_mfu: float
+    model_flops: int
+    compute_bound_batch: int | None
+    peak_flops_per_s: float
+    peak_kind: Literal["datasheet", "measured", "user"]
+    peak_source: str
+    bandwidth_bytes_per_s: float
+    bandwidth_source: str
+    operators: list[RooflineRow]
+    source: Literal["closed-form", "trace"]
+    assumptions: list[str]
+    details: dict[str, Any] = {}
+
+
+class CheckResult(_Result, frozen=True, kw_only=True):
+    """One line of `doctor`: what was looked at, how it stands, the figures, and the way out where it falls short."""
+
+    name: str
+    outcome: Literal["ok", "n/a", "failed"]
+    found: str
+    way_out: str | None = None
+    details: dict[str, Any] = {}
+
+
 class ReportResult(_Result, frozen=True, kw_only=True):
     """Everything known of one model: work, fit, speed. The main job's result."""
 
@@ -276,4 +334,6 @@ RESULT_TYPES: Final[dict[str, type[_Result]]] = {
     "mfu": MfuResult,
     "report": ReportResult,
     "compare": CompareResult,
+    "roofline": RooflineResult,
+    "doctor": CheckResult,
 }
