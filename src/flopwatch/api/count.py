@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from flopwatch.cost.convention import Convention, count_flops, find_convention
 from flopwatch.cost.flops import StepFlops
+from flopwatch.errors import InputError
 from flopwatch.model.load import load_spec
 from flopwatch.model.params import count_active_params, count_params
 from flopwatch.model.spec import ModelSpec
 from flopwatch.record import CountResult, FlopParts, ParamParts
 from flopwatch.workload import Workload
+
+if TYPE_CHECKING:
+    from torch import nn
 
 DEFAULT_SEQ_LEN = 1024
 
@@ -26,17 +31,23 @@ def default_seq_len(spec: ModelSpec) -> int:
 
 
 def count(
-    model: str | ModelSpec,
+    model: str | ModelSpec | nn.Module,
     workload: Workload | None = None,
     *,
     convention: str | Convention = "matmul",
     changes: Mapping[str, str] | None = None,
+    inputs: tuple[Any, ...] | Mapping[str, Any] | None = None,
 ) -> CountResult:
     """Parameters and FLOPs of one step of `workload` (batch 1, forward, 1024 tokens when left out), by part.
 
-    Exact integers under the named convention, from the spec alone: no torch. Raises SpecError for a sequence longer
-    than the context, UnknownModelError and InputError for names that are not known.
+    For a spec or a name: exact integers under the named convention, from the closed form, without torch. For an
+    nn.Module: a trace of `model(*inputs)` (or `model(**inputs)`) without data, its phase that of the workload. Raises
+    SpecError for a sequence longer than the context, UnknownModelError and InputError for names that are not known.
     """
+    if not isinstance(model, str | ModelSpec):
+        return _of_module(model, workload, inputs, convention)
+    if inputs is not None:
+        raise InputError("inputs are for an nn.Module", hint="give a name or a spec a workload")
     spec = resolve_spec(model, changes)
     work = workload or Workload(seq_len=default_seq_len(spec))
     spec.check_seq_len(work.seq_len)
@@ -50,6 +61,22 @@ def count(
         flops=_flops(count_flops(spec, work, rule), work),
         convention=rule.name,
         source="closed-form",
+    )
+
+
+def _of_module(module: nn.Module, workload: Workload | None, inputs: Any, convention: str | Convention) -> CountResult:
+    from flopwatch.api.traced import count_module
+
+    if convention != "matmul":
+        raise InputError("a trace counts what ran, under the convention matmul", hint="leave convention out")
+    if inputs is None:
+        raise InputError(f"what is {type(module).__name__} called with?", hint="give inputs=(tensor, ...) or a dict")
+    is_named = isinstance(inputs, Mapping)
+    return count_module(
+        module,
+        () if is_named else tuple(inputs),
+        inputs if is_named else None,
+        phase="forward" if workload is None else workload.phase,
     )
 
 

@@ -2,18 +2,44 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from flopwatch import workload
 from flopwatch.api.count import count as count_model
 from flopwatch.api.count import default_seq_len, resolve_spec
 from flopwatch.cli.options import Count, ModelOptions, OutputOptions, SeqLen
-from flopwatch.cli.output import emit
+from flopwatch.cli.output import emit, note
 from flopwatch.cli.request import request
-from flopwatch.cost.convention import Convention, convention_names, find_convention, load_conventions
+from flopwatch.cost.convention import DEFAULT, Convention, convention_names, find_convention, load_conventions
 from flopwatch.device.detect import environment
-from flopwatch.record import make_record
+from flopwatch.errors import DoesNotFitError, InputError
+from flopwatch.model.load import is_factory
+from flopwatch.record import CountResult, make_record
 from flopwatch.workload import Workload
+
+
+@Parameter(name="*")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TraceOptions:
+    """The real module instead of the closed form."""
+
+    trace: Annotated[bool, Parameter(negative="")] = False
+    """Run the real module once on tensors without data and count its operators; with modules and operators."""
+    reconcile: Annotated[bool, Parameter(negative="")] = False
+    """Trace, and show the closed form beside it term by term, the largest disagreement first."""
+    strict: Annotated[bool, Parameter(negative="")] = False
+    """Trace, and exit with 3 when anything that looks like a matmul is not counted."""
+    trust_remote_code: Annotated[bool, Parameter(negative="")] = False
+    """Let transformers run code from the model's folder."""
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether any of the options asks for a trace."""
+        return self.trace or self.reconcile or self.strict
 
 
 def count(
@@ -24,18 +50,21 @@ def count(
     phase: workload.Phase = "forward",
     recompute: workload.Recompute = "none",
     attention: workload.Attention = "auto",
+    ops: workload.Ops = "fused",
     accumulate: Count = 1,
-    convention: str = "matmul",
+    convention: str = DEFAULT,
     convention_file: Path | None = None,
+    trace_options: TraceOptions | None = None,
     model_options: ModelOptions | None = None,
     output: OutputOptions | None = None,
-) -> None:
-    """Parameters and FLOPs of a model, by part, in closed form: exact, without torch.
+) -> int:
+    """Parameters and FLOPs of a model, by part: in closed form, exact, without torch; or by a trace.
 
     Parameters
     ----------
     model
-        A preset (gpt-small, llama-3.1-8b), a Hugging Face config.json or its folder, a spec file, hf:ORG/NAME.
+        A preset (gpt-small, llama-3.1-8b), a Hugging Face config.json or its folder, a spec file, hf:ORG/NAME, or
+        (with --trace) package.module:factory, which runs your code.
     models
         More models.
     batch
@@ -48,6 +77,8 @@ def count(
         full: every layer is checkpointed, and its forward is run again in backward.
     attention
         flash: a fused kernel, which computes the scores again in backward (in-kernel, HFU only).
+    ops
+        Style of the reference network that --trace runs; the count is the same.
     accumulate
         Micro-batches in one training step.
     convention
@@ -57,24 +88,34 @@ def count(
     """
     names = (model, *models)
     changes = (model_options or ModelOptions()).changes()
+    traced, output = trace_options or TraceOptions(), output or OutputOptions()
     rules = _rules(convention, convention_file)
-    results = []
+    if traced.is_wanted and convention != DEFAULT:
+        raise InputError(f"--trace counts what ran, not under --convention {convention}", hint="leave one of them out")
+    results: list[CountResult] = []
     for name in names:
-        spec = resolve_spec(name, changes)
         work = Workload(
             batch=batch,
-            seq_len=seq if seq is not None else default_seq_len(spec),
+            seq_len=_seq_len(name, seq, changes),
             phase=phase,
             recompute=recompute,
             attention=attention,
+            ops=ops,
             n_accumulate=accumulate,
         )
-        results += [count_model(spec, work, convention=rule) for rule in rules]
+        if traced.is_wanted:
+            results.append(_by_trace(name, work, changes, traced, output))
+        else:
+            results += [count_model(resolve_spec(name, changes), work, convention=rule) for rule in rules]
     asked = request(models=list(names), batch=batch, seq_len=seq, phase=phase, convention=convention)
-    emit(
-        make_record("count", environment=environment(), request=asked, results=results),
-        output or OutputOptions(),
-    )
+    emit(make_record("count", environment=environment(), request=asked, results=results), output)
+    return _check_complete(results) if traced.strict else 0
+
+
+def _seq_len(name: str, seq: int | None, changes: dict[str, str]) -> int:
+    if seq is not None:
+        return seq
+    return Workload().seq_len if is_factory(name) else default_seq_len(resolve_spec(name, changes))
 
 
 def _rules(name: str, file: Path | None) -> list[Convention]:
@@ -83,3 +124,31 @@ def _rules(name: str, file: Path | None) -> list[Convention]:
     if name == "all":
         return [find_convention(each, own) for each in (*convention_names(), *own)]
     return [find_convention(name, own)]
+
+
+def _by_trace(
+    name: str, work: Workload, changes: dict[str, str], traced: TraceOptions, output: OutputOptions
+) -> CountResult:
+    from flopwatch.api.traced import count_by_trace
+
+    if is_factory(name):
+        note(f"running your code: {name}", output)
+    return count_by_trace(
+        name,
+        work,
+        changes=changes,
+        trust_remote_code=traced.trust_remote_code,
+        reconcile_with_spec=traced.reconcile,
+    )
+
+
+def _check_complete(results: list[CountResult]) -> int:
+    """0 when every matmul was counted; the record has been printed when this raises."""
+    for result in results:
+        missing = [f"{entry.op} ({entry.calls} calls)" for entry in result.uncounted if entry.looks_like_matmul]
+        if missing:
+            raise DoesNotFitError(
+                f"{result.model}: not counted, and it looks like a matmul: {', '.join(missing)}",
+                hint="give its FLOPs with fw.trace(step, formulas={operator: function})",
+            )
+    return 0

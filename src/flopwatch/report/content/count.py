@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from flopwatch import units
 from flopwatch.record import CountResult, FlopParts
 from flopwatch.report.content.figures import convention_text
+from flopwatch.report.content.reconcile import reconcile_blocks
 from flopwatch.report.document import Block, Cell, Column, Fact, Facts, Heading, Note, Style, Table
 from flopwatch.report.messages import Words
 
@@ -17,6 +18,8 @@ def blocks(results: Sequence[CountResult], words: Words) -> list[Block]:
     """One model in full; several as one row each, their convention below."""
     if len(results) == 1:
         return _one(results[0], words)
+    if len({r.model for r in results}) == 1:
+        return _under_each(results, words)
     return [*comparison(results, words), *_common_notes(results, words)]
 
 
@@ -57,6 +60,43 @@ def comparison(results: Sequence[CountResult], words: Words) -> list[Block]:
     return [Table(title=title, columns=columns, rows=rows)]
 
 
+def _under_each(results: Sequence[CountResult], words: Words) -> list[Block]:
+    """One model, one row a convention, and how far they are apart."""
+    first = results[0]
+    least, most = (pick(results, key=lambda r: r.flops.total) for pick in (min, max))
+    rows: list[list[Cell | str]] = [
+        [
+            Cell(text=r.convention, style="strong"),
+            f"{r.flops.total:,}",
+            units.format_flops(r.flops.total),
+            units.format_flops(r.flops.per_token),
+            f"{r.flops.total / first.flops.total:.3f}",
+        ]
+        for r in results
+    ]
+    return [
+        Table(
+            title=words(
+                "count.conventions", model=first.model, phase=first.phase, batch=first.batch, seq_len=first.seq_len
+            ),
+            columns=[
+                Column(name=words("count.convention").lower(), is_number=False),
+                Column(name=words("col.total_flops")),
+                Column(name="", rank=2),
+                Column(name=words("col.per_token"), rank=1),
+                Column(name=f"/ {first.convention}"),
+            ],
+            rows=rows,
+            note=words(
+                "count.spread",
+                least=least.convention,
+                most=most.convention,
+                times=f"{most.flops.total / least.flops.total:.2f}",
+            ),
+        )
+    ]
+
+
 def _one(result: CountResult, words: Words) -> list[Block]:
     flops, params = result.flops, result.params
     rows = [_count_fact(words("count.params"), params.total)]
@@ -75,6 +115,8 @@ def _one(result: CountResult, words: Words) -> list[Block]:
     rows += _provenance(result, words)
     title = words("count.title", model=result.model, phase=result.phase, batch=result.batch, seq_len=result.seq_len)
     blocks: list[Block] = [Heading(text=title), Facts(rows=rows), *flops_by_part(flops, words)]
+    if "reconcile" in result.details:
+        return [*blocks, *reconcile_blocks(result.details["reconcile"], words)]
     if result.modules is not None:
         blocks.append(_by_module(result.modules, words))
     if result.operators is not None:

@@ -1,0 +1,170 @@
+"""Modules that are not ours: a user's factory, or the model that transformers builds from a config.json.
+
+Both run code that is not flopwatch's: a factory because the user names it, a model folder's own code only when the
+user says so.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import dataclasses
+import importlib
+import inspect
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from flopwatch.errors import InputError, MissingError
+from flopwatch.workload import Workload
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Source:
+    """A module and what it is called with: `module(*args, **kwargs)`."""
+
+    name: str
+    module: nn.Module
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def load_factory(name: str, workload: Workload, changes: Mapping[str, str] | None = None) -> Source:
+    """What `package.module:callable` makes: an nn.Module, or a pair of it and its inputs. Runs the user's code.
+
+    The callable gets those of `batch` and `seq_len` that it has parameters for, and `changes` as keyword arguments.
+    Inputs are a tensor, a tuple, or a dictionary of keywords; without them the module is called with random token ids
+    [batch, seq_len]. The current folder is on the path, as for `python -m`. Raises InputError naming what is wrong.
+    """
+    function = _find(name)
+    offered = {"batch": workload.batch, "seq_len": workload.seq_len}
+    wanted = {key: _value(text) for key, text in (changes or {}).items()}
+    parameters = _parameters(function)
+    takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    unknown = [] if takes_all else [key for key in wanted if key not in parameters]
+    if unknown:
+        raise InputError(f"{name} has no parameter {unknown[0]}", hint=f"it has {', '.join(parameters) or 'none'}")
+    made = function(**{key: value for key, value in offered.items() if key in parameters} | wanted)
+    module, inputs = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    if not isinstance(module, nn.Module):
+        raise InputError(
+            f"{name} gave an object of type {type(module).__name__}",
+            hint="it must return an nn.Module, or (module, inputs)",
+        )
+    return _with_inputs(name, module, inputs, workload)
+
+
+def load_transformers(path: str, workload: Workload, *, trust_remote_code: bool = False) -> Source:
+    """The model that transformers builds from a config.json (or its folder) on `meta`: no weights are read.
+
+    Code in the folder is run only with `trust_remote_code`. Raises MissingError without transformers, InputError for
+    a config that it cannot build.
+    """
+    try:
+        transformers = importlib.import_module("transformers")
+    except ImportError as error:
+        raise MissingError(
+            "a trace of a config.json needs transformers", hint="pip install 'flopwatch[hf]', or count without --trace"
+        ) from error
+    folder = Path(path)
+    file = folder if folder.is_file() else folder / "config.json"
+    try:
+        fields = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file}: {error}", hint="give a config.json or its folder") from error
+    if "auto_map" in fields and not trust_remote_code:
+        raise InputError(
+            f"{file} wants to run code from its folder (auto_map)",
+            hint="read that code, then say --trust-remote-code; or count without --trace",
+        )
+    with _quiet_transformers(), torch.device("meta"):
+        try:
+            config = transformers.AutoConfig.from_pretrained(str(file.parent), trust_remote_code=trust_remote_code)
+            module = transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+        except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, OSError) as error:
+            first = str(error).strip().splitlines()
+            raise InputError(
+                f"transformers cannot build {file}: {first[0] if first else type(error).__name__}",
+                hint="give the model as package.module:factory",
+            ) from error
+    return _with_inputs(str(path), module, None, workload)
+
+
+def _with_inputs(name: str, module: nn.Module, inputs: Any, workload: Workload) -> Source:
+    if inputs is None:
+        ids = torch.zeros((workload.batch, workload.seq_len), dtype=torch.int64, device=_device(module))
+        return Source(name=name, module=module, args=(ids,))
+    if isinstance(inputs, Mapping):
+        return Source(name=name, module=module, kwargs=dict(inputs))
+    return Source(name=name, module=module, args=tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,))
+
+
+def _device(module: nn.Module) -> torch.device:
+    first = next(module.parameters(), None)
+    return torch.device("cpu") if first is None else first.device
+
+
+def _find(name: str) -> Any:
+    where, _, attribute = name.partition(":")
+    with _current_folder_on_path():
+        try:
+            found: Any = importlib.import_module(where)
+        except ModuleNotFoundError as error:
+            missing = error.name or where
+            hint = "run flopwatch in the folder that holds it, or install it"
+            raise InputError(f"{name}: there is no module {missing}", hint=hint) from error
+        for piece in attribute.split("."):
+            if not hasattr(found, piece):
+                raise InputError(f"{name}: {where} has no {attribute}", hint="write it as package.module:callable")
+            found = getattr(found, piece)
+    if not callable(found):
+        raise InputError(
+            f"{name} is of type {type(found).__name__}", hint="it must be a callable that returns an nn.Module"
+        )
+    return found
+
+
+@contextlib.contextmanager
+def _current_folder_on_path() -> Iterator[None]:
+    here = os.getcwd()  # noqa: PTH109 - sys.path holds strings
+    added = here not in sys.path
+    if added:
+        sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        if added and here in sys.path:
+            sys.path.remove(here)
+
+
+def _parameters(function: Any) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(function).parameters
+    except ValueError:  # a callable written in C that does not say
+        return {}
+
+
+def _value(text: str) -> Any:
+    """A Python literal, or the text itself: `4`, `0.1`, `None`, `small`."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+@contextlib.contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """No advice on stderr while a model is built; the level is put back."""
+    logging = importlib.import_module("transformers.utils.logging")
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
