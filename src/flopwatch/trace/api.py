@@ -23,7 +23,7 @@ from flopwatch.errors import FlopwatchError, InputError
 from flopwatch.trace.attention import Implementation
 from flopwatch.trace.formulas import formula_table
 from flopwatch.trace.guard import Guard
-from flopwatch.trace.modules import ModuleNames
+from flopwatch.trace.modules import ModuleNames, without_compiler
 from flopwatch.trace.recorder import Recorder
 from flopwatch.trace.result import Trace
 
@@ -53,9 +53,12 @@ def trace(
     (`auto`: torch's choice, a fused kernel on `meta` where one fits). `formulas` maps operators to functions as
     `torch.utils.flop_counter.register_flop_formula` takes them, for this trace only.
 
-    Afterwards gradients, training flags and hooks are as before, and whatever the step raised is raised.
+    Compiled functions and modules run uncompiled meanwhile. Afterwards gradients, training flags and hooks are as
+    before the first call of a module (of `model`: as before the trace), and whatever the step raised is raised.
     Raises TraceError, naming the line, where the step reads a value that a tensor without data does not have.
     """
+    if model is not None:
+        model = without_compiler(model)
     guard = Guard()
     names = ModuleNames(model)
     recorder = Recorder(
@@ -102,6 +105,7 @@ def trace_model(
         raise InputError(f"phase={phase!r} is not one of forward, train", hint="decode and others: give trace a step")
     if not isinstance(model, nn.Module):
         raise InputError(f"{type(model).__name__} is no nn.Module", hint="give trace() a step that calls it")
+    model = without_compiler(model)
     options = {"formulas": formulas, "attention": attention, "memory_events": memory_events}
     keywords = dict(kwargs or {})
     kinds: tuple[str, ...] = ("meta", "fake") if tensors == "auto" else (tensors,)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +22,8 @@ def without_compilation() -> Iterator[None]:
     compiles something (`torch.cond` does so too), unless it is there already.
     """
     with contextlib.ExitStack() as cleanup:
+        cleanup.enter_context(warnings.catch_warnings())
+        warnings.filterwarnings("ignore", message=r".*when there are global hooks on modules")  # ours, and not for long
         if "torch._dynamo" in sys.modules:
             cleanup.enter_context(torch.compiler.set_stance("force_eager"))
             yield

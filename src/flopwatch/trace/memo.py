@@ -17,6 +17,7 @@ from torch.nn import Parameter
 from flopwatch.trace.cost import OpCost, Operator, tensors_in
 
 _empty_strided: Final = torch.empty_strided
+_STRIDED: Final = torch.strided
 _META: Final = torch.device("meta")
 
 
@@ -52,6 +53,8 @@ def call_key(operator: Operator, args: Sequence[Any], kwargs: dict[str, Any]) ->
         for arg in (*args, *kwargs.items()) if kwargs else args:
             kind = arg.__class__
             if kind is Tensor or kind is Parameter:
+                if arg.layout is not _STRIDED:  # how much work it is depends on its stored elements
+                    return None
                 parts += (arg.shape, arg.stride(), arg.dtype)
                 if not arg.is_meta:
                     is_meta = False
@@ -64,19 +67,19 @@ def call_key(operator: Operator, args: Sequence[Any], kwargs: dict[str, Any]) ->
                 return None
             else:
                 parts += (kind, arg)
-    except RuntimeError:  # a sparse or otherwise opaque layout has no strides
+    except RuntimeError:  # an old nested tensor has no shape
         return None
     parts.append(is_meta)
     return tuple(parts)
 
 
 def _add_items(parts: list[Any], kind: type, items: Sequence[Any]) -> bool | None:
-    """Add a list to a key: whether its tensors have no data, None where one of them is of a subclass."""
+    """Add a list to a key: whether its tensors have no data, None where one of them is no plain tensor."""
     is_meta = True
     parts.append(kind)
     for item in items:
         if isinstance(item, Tensor):
-            if item.__class__ is not Tensor and item.__class__ is not Parameter:
+            if (item.__class__ is not Tensor and item.__class__ is not Parameter) or item.layout is not _STRIDED:
                 return None
             parts += (item.shape, item.stride(), item.dtype)
             is_meta = is_meta and item.is_meta

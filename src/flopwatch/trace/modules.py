@@ -11,7 +11,6 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils.hooks import RemovableHandle
 
-from flopwatch.errors import InputError
 from flopwatch.trace.autograd_names import graph_task
 
 OUTSIDE: Final = "(outside)"
@@ -107,7 +106,8 @@ class ModuleStack:
             self._handles.pop().remove()
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        _refuse_compiled(module)
+        if _is_compiled(module):
+            return  # the module within it is called next
         place = self.names.place_of(module, self.place)
         if not self.stack:
             self._on_root(module, args)
@@ -117,17 +117,20 @@ class ModuleStack:
 
     def _leave(self, module: nn.Module, *_: Any) -> None:
         if not any(entered is module for _, _, entered in reversed(self.stack)):
-            return  # its own entry was refused
+            return  # it was not entered
         while True:  # what was entered below it and never left has failed
             self.place, self.task, left = self.stack.pop()
             if left is module:
                 return
 
 
-def _refuse_compiled(module: nn.Module) -> None:
+def without_compiler(module: nn.Module) -> nn.Module:
+    """The module that `torch.compile` wrapped, which is what runs during a trace; any other module as it is."""
+    if _is_compiled(module):
+        return module.get_submodule("_orig_mod")
+    return module
+
+
+def _is_compiled(module: nn.Module) -> bool:
     dynamo = sys.modules.get("torch._dynamo.eval_frame")
-    if dynamo is not None and isinstance(module, dynamo.OptimizedModule):
-        raise InputError(
-            "the step calls a compiled module, which would stay eager for ever after a trace",
-            hint="trace the module that was compiled (compiled._orig_mod), and time the compiled one",
-        )
+    return dynamo is not None and isinstance(module, dynamo.OptimizedModule)

@@ -1,0 +1,169 @@
+"""A step's allocations for any batch, from two runs of it: each allocation is a + b * batch. Loads no torch.
+
+The peak of a checkpointed step is the highest of several lines in the batch, so that no line through two peaks finds
+it; the allocations themselves are lines, and replaying them gives the peak of any batch exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from flopwatch.cost.eager.tape import Tape
+from flopwatch.cost.memory import step_tape
+from flopwatch.device.allocator import MIB, Usage, replay
+from flopwatch.errors import DoesNotFitError, FlopwatchError
+from flopwatch.model.spec import ModelSpec
+from flopwatch.workload import Workload
+
+_RUNS: Final = (2, 3)  # not 1: at batch 1 some copies are views
+_MOST_BATCH: Final = 1 << 24
+
+
+class BatchDependentError(FlopwatchError):
+    """The allocations of a step are not lines in the batch: their number, order or sizes change in another way."""
+
+
+class AnyBatch:
+    """The allocations of one step at any batch; `make(batch)` runs the step, for batches 2 and 3 (and 1, if asked).
+
+    Raises BatchDependentError where the two runs differ in more than sizes.
+    """
+
+    def __init__(self, make: Callable[[int], Tape]) -> None:
+        self._make = make
+        first, second = (make(batch) for batch in _RUNS)
+        if first.events != second.events:
+            at = _first_difference(first.events, second.events)
+            raise BatchDependentError(
+                f"the step allocates differently at batches {_RUNS[0]} and {_RUNS[1]} (from event {at} on)",
+                hint="what it does depends on the batch: predict each batch on its own, or measure",
+            )
+        self.events = first.events
+        self._steps = [b.n_bytes - a.n_bytes for a, b in zip(first.blocks, second.blocks, strict=True)]
+        self._starts = [a.n_bytes - _RUNS[0] * b for a, b in zip(first.blocks, self._steps, strict=True)]
+        self._first_batch: Tape | None = None
+
+    def events_at(self, batch: int) -> tuple[list[int], list[int]]:
+        """Events and block sizes at `batch`; batch 1 is run, because some copies are views there."""
+        if batch == 1:
+            if self._first_batch is None:
+                self._first_batch = self._make(1)
+            return self._first_batch.events, [block.n_bytes for block in self._first_batch.blocks]
+        return self.events, [a + b * batch for a, b in zip(self._starts, self._steps, strict=True)]
+
+    def peak_bytes(self, batch: int) -> int:
+        """The highest sum of live blocks at `batch`."""
+        events, sizes = self.events_at(batch)
+        alive = peak = 0
+        for event in events:
+            if event >= 0:
+                alive += sizes[event]
+                peak = max(peak, alive)
+            else:
+                alive -= sizes[~event]
+        return peak
+
+    def usage(self, batch: int, limit_bytes: int | None) -> Usage:
+        """What a CUDA caching allocator reserves at `batch`, within a limit."""
+        events, sizes = self.events_at(batch)
+        return replay(events, sizes, limit_bytes=limit_bytes)
+
+    def check(self, batch: int) -> None:
+        """Run the step at `batch` too; raises BatchDependentError where the replay says something else."""
+        tape = self._make(batch)
+        events, sizes = self.events_at(batch)
+        if tape.events != events or [block.n_bytes for block in tape.blocks] != sizes:
+            raise BatchDependentError(
+                f"the step at batch {batch} allocates something else than lines through batches 2 and 3 say",
+                hint="what it does depends on the batch: predict each batch on its own, or measure",
+            )
+
+
+class BatchPrediction(msgspec.Struct, frozen=True, kw_only=True):
+    """The largest batch that a replay finds room for (0: none), what it needs, and what one more would.
+
+    `reserved_bytes` is what the allocator takes from the device; `repeated_batch` is the largest batch whose step can
+    also be repeated in the same process, which fragmentation may make smaller.
+    """
+
+    batch: int
+    limit_bytes: int
+    allocated_bytes: int
+    reserved_bytes: int
+    repeated_batch: int | None = None
+
+
+def predict_batch(
+    spec: ModelSpec,
+    workload: Workload,
+    limit_bytes: int,
+    *,
+    foreach: bool | None = None,
+    like_notebook: bool = False,
+) -> BatchPrediction:
+    """The largest batch of `workload` that fits a CUDA device whose allocator may reserve `limit_bytes`.
+
+    Replays the written-out step through the model of torch's allocator: a forward once, training for two steps.
+    `foreach` is AdamW's default on CUDA (True when left out). `like_notebook`: keep what the notebook's own code keeps
+    alive (its token embeddings and first activations during the forward, the logits during the backward).
+    """
+    is_foreach = foreach is not False and workload.optimizer == "adamw"
+    n_steps = 2 if workload.is_train and workload.optimizer != "none" else 1
+
+    def make(batch: int, *, n_steps: int = n_steps) -> Tape:
+        work = msgspec.structs.replace(workload, batch=batch)
+        return step_tape(
+            spec, work, foreach=is_foreach, device_type="cuda", n_steps=n_steps, like_notebook=like_notebook
+        )
+
+    batch, usage = _largest(_any_batch(make), limit_bytes)
+    repeated, _ = _largest(_any_batch(lambda batch: make(batch, n_steps=n_steps + 1)), limit_bytes)
+    return BatchPrediction(
+        batch=batch,
+        limit_bytes=limit_bytes,
+        allocated_bytes=usage.allocated_bytes,
+        reserved_bytes=usage.reserved_bytes,
+        repeated_batch=repeated,
+    )
+
+
+def _any_batch(make: Callable[[int], Tape]) -> Callable[[int, int | None], Usage]:
+    """How to get the usage at a batch: by replay where allocations are lines, else by writing each step out."""
+    try:
+        lines = AnyBatch(make)
+        lines.check(7)
+    except BatchDependentError:
+        return lambda batch, limit: _usage_of(make(batch), limit)
+    return lines.usage
+
+
+def _usage_of(tape: Tape, limit_bytes: int | None) -> Usage:
+    return replay(tape.events, [block.n_bytes for block in tape.blocks], limit_bytes=limit_bytes)
+
+
+def _largest(usage: Callable[[int, int | None], Usage], limit_bytes: int) -> tuple[int, Usage]:
+    """The largest batch that fits and its usage; batch 0 with the usage of 1 where not even that fits."""
+    fits, too_many = 0, 1
+    best = usage(1, None)
+    while too_many <= _MOST_BATCH and (tried := usage(too_many, limit_bytes)).fits:
+        fits, best, too_many = too_many, tried, too_many * 2
+    if too_many > _MOST_BATCH:
+        raise DoesNotFitError(
+            f"a batch of {_MOST_BATCH} still fits {limit_bytes // MIB} MiB", hint="is this the model that you mean?"
+        )
+    while too_many - fits > 1:
+        middle = (fits + too_many) // 2
+        tried = usage(middle, limit_bytes)
+        if tried.fits:
+            fits, best = middle, tried
+        else:
+            too_many = middle
+    return fits, best
+
+
+def _first_difference(first: list[int], second: list[int]) -> int:
+    pairs = zip(first, second, strict=False)
+    return next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
