@@ -22,7 +22,7 @@ SCHEMA_VERSION: Final = 1
 ENVIRONMENT_VARIABLE: Final = "FLOPWATCH_STORE"
 
 Status = Literal["running", "done", "failed", "interrupted"]
-ItemKind = Literal["probe", "samples", "peak"]
+ItemKind = Literal["probe", "samples", "peak", "decision"]
 
 _NO_RUN: Final = 0  # items of the machine, such as a measured peak, belong to no run
 _LOCK_TIMEOUT_S: Final = 10.0

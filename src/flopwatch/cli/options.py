@@ -13,10 +13,10 @@ from flopwatch import units, workload
 from flopwatch.errors import InputError
 
 
-def _by(parse: Callable[[str], int]) -> Callable[[Any, Sequence[Any]], int]:
+def _by(parse: Callable[[str], float]) -> Callable[[Any, Sequence[Any]], float]:
     """A converter for cyclopts from one of the parsers in units.py."""
 
-    def convert(_type: Any, tokens: Sequence[Any]) -> int:
+    def convert(_type: Any, tokens: Sequence[Any]) -> float:
         try:
             return parse(tokens[0].value)
         except InputError as error:
@@ -29,6 +29,9 @@ def _by(parse: Callable[[str], int]) -> Callable[[Any, Sequence[Any]], int]:
 Count = Annotated[int, Parameter(converter=_by(units.parse_count))]
 SeqLen = Annotated[int, Parameter(converter=_by(units.parse_seq_len))]
 Bytes = Annotated[int, Parameter(converter=_by(units.parse_bytes))]
+Seconds = Annotated[float, Parameter(converter=_by(units.parse_seconds))]
+DTypeOption = Annotated[workload.DType | None, Parameter(name="--dtype")]
+_MOST_S = 30 * 24 * 3600
 
 
 @Parameter(name="*")
@@ -61,6 +64,77 @@ class StoreOptions:
 
 @Parameter(name="*")
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class RunOptions(StoreOptions):
+    """How a run that measures is kept and continued."""
+
+    resume: Annotated[bool, Parameter(negative="")] = False
+    """Go on with the run that was asked the same and ended too early; nothing is measured twice."""
+    timeout: float | None = None
+    """Seconds after which one try or one timing is given up (600, timings 1800)."""
+
+    def __post_init__(self) -> None:
+        if self.timeout is not None and not 0 < self.timeout <= _MOST_S:
+            raise InputError(f"--timeout {self.timeout:g} is not between 0 and {_MOST_S} s", hint="give seconds")
+
+
+@Parameter(name="*")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepOptions:
+    """The step that is run here."""
+
+    seq: SeqLen | None = None
+    """Tokens in a sequence, 8k = 8192; 1024 or the whole context where that is shorter."""
+    phase: workload.Phase = "train"
+    """forward: all logits, no gradients. train: loss, backward, optimizer. prefill, decode: with a KV cache."""
+    dtype: DTypeOption = None
+    """Weights, activations and optimizer state; left out, what is fast here, which is printed."""
+    precision: workload.Precision = "pure"
+    """autocast: weights and optimizer in fp32, matmuls in --dtype."""
+    optimizer: workload.Optimizer | None = None
+    """The optimizer of a training step: adamw when left out."""
+    loss: workload.Loss | None = None
+    """sum: the sum of the output, as the notebook has it; cross-entropy when left out."""
+    recompute: workload.Recompute = "none"
+    """full: every layer is checkpointed."""
+    attention: workload.Attention = "auto"
+    """math writes the scores out, flash does not; auto is what torch takes."""
+    ops: workload.Ops = "fused"
+    """elementary: the network as the book builds it, from elementary operations."""
+    accumulate: Count = 1
+    """Micro-batches in one training step."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, rocm, xpu or mps."""
+
+    def __post_init__(self) -> None:
+        given: dict[str, object] = {
+            "--optimizer": self.optimizer,
+            "--loss": self.loss,
+            "--accumulate": None if self.accumulate == 1 else self.accumulate,
+        }
+        for name, value in given.items():
+            if value is not None and self.phase != "train":
+                raise InputError(f"{name} {value} has no meaning in phase {self.phase}", hint="use --phase train")
+        if self.dtype in {"fp8", "int8"}:
+            raise InputError(f"--dtype {self.dtype} cannot be run", hint="use fp32, bf16 or fp16")
+
+    def workload(self, *, seq_len: int, dtype: workload.DType) -> workload.Workload:
+        """The workload with what was left out filled in; its batch is 1."""
+        return workload.Workload(
+            seq_len=self.seq if self.seq is not None else seq_len,
+            phase=self.phase,
+            dtype=self.dtype or dtype,
+            precision=self.precision,
+            optimizer=self.optimizer or "adamw",
+            loss=self.loss or "cross-entropy",
+            recompute=self.recompute,
+            attention=self.attention,
+            ops=self.ops,
+            n_accumulate=self.accumulate,
+        )
+
+
+@Parameter(name="*")
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class OutputOptions:
     """Where the answer goes and how it looks."""
 
@@ -80,6 +154,3 @@ class OutputOptions:
         wanted = [name for name, is_wanted in forms.items() if is_wanted]
         if len(wanted) > 1:
             raise InputError(f"{' and '.join(wanted)} contradict each other", hint="give one of them")
-
-
-DTypeOption = Annotated[workload.DType | None, Parameter(name="--dtype")]

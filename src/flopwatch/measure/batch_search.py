@@ -20,7 +20,7 @@ Predict = Callable[[int], int | None]
 MOST: Final = 1 << 16
 """Where a search without `max_batch` ends, should memory never grow."""
 
-_FIRST_FRACTION: Final = 0.995  # of the limit: the first try is to run, so that there is a measurement to pin to
+_FIRST_FRACTION: Final = 0.995
 _RETREATS: Final = (0.95, 0.8, 0.5)  # after one, two, more failures in a row: how far up the open span to try next
 _NEAR_FRACTION: Final = 0.05  # a prediction this near is off by a constant, not by a factor
 _MOST_GROWTH: Final = 4  # how far past what has run a line through measurements is trusted
@@ -78,17 +78,44 @@ class Grid:
         """The batch at a place; places count from 1."""
         return 1 << (place - 1) if self.kind == "power-of-two" else place * self.multiple_of
 
-    def place_below(self, batch: int) -> int:
-        """The place of the largest allowed batch that is at most `batch`; 0 when there is none."""
-        place = batch.bit_length() if self.kind == "power-of-two" else batch // self.multiple_of
-        return max(0, min(place, self.size))
+    def after(self, batch: int) -> int:
+        """The batch that would come after an allowed one (0: the first), allowed or not."""
+        return max(1, 2 * batch) if self.kind == "power-of-two" else batch + self.multiple_of
+
+
+def predicted_place(model: Predict, grid: Grid, limit_bytes: int) -> int | None:
+    """The place of the largest allowed batch that the model says fits (0: none); None when it says nothing."""
+    if model(grid.at(1)) is None:
+        return None
+
+    def fits(place: int) -> bool:
+        peak_bytes = model(grid.at(place))
+        return peak_bytes is not None and peak_bytes <= limit_bytes
+
+    low, high = 0, 1
+    while high <= grid.size and fits(high):
+        low, high = high, 2 * high
+    high = min(high, grid.size + 1)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
 
 
 def search_batch(
-    *, limit_bytes: int, grid: Grid | None = None, predict: Predict | None = None
+    *, limit_bytes: int, first_bytes: int | None = None, grid: Grid | None = None, predict: Predict | None = None
 ) -> Generator[int, Try, Found]:
-    """Yields the batch to try, is sent what came of it, and returns the Found; tries no batch twice."""
-    search = _Search(limit_bytes=limit_bytes, grid=grid or Grid(), predict=predict or (lambda _batch: None))
+    """Yields the batch to try, is sent what came of it, and returns the Found; tries no batch twice.
+
+    `first_bytes` is what the first try is predicted to take. It is to run, so that there is a measurement to pin the
+    prediction to: a little below the limit, by what the prediction is likely to leave out (0.5 % when left out).
+    """
+    search = _Search(
+        limit_bytes=limit_bytes,
+        first_bytes=first_bytes if first_bytes is not None else int(limit_bytes * _FIRST_FRACTION),
+        grid=grid or Grid(),
+        predict=predict or (lambda _batch: None),
+    )
     while (place := search.next_place()) is not None:
         search.learn(place, (yield search.grid.at(place)))
     return search.found()
@@ -99,6 +126,7 @@ class _Search:
     """What is known so far: everything up to place `low` ran, everything from `high` on did not or is not allowed."""
 
     limit_bytes: int
+    first_bytes: int
     grid: Grid
     predict: Predict
 
@@ -132,7 +160,7 @@ class _Search:
 
     def found(self) -> Found:
         """What the search came to."""
-        predicted = self._solve(self.predict, self.limit_bytes)
+        predicted = predicted_place(self.predict, self.grid, self.limit_bytes)
         return Found(
             best=self.best,
             worst=self.worst,
@@ -142,10 +170,10 @@ class _Search:
 
     def _wanted_place(self) -> int:
         if self.n_tries == 0:
-            return self._solve(self.predict, int(self.limit_bytes * _FIRST_FRACTION)) or 1
+            return predicted_place(self.predict, self.grid, self.first_bytes) or 1
         if self.n_failed_in_a_row:
             return self._retreat()
-        wanted = self._solve(self._pinned, self.limit_bytes)
+        wanted = predicted_place(self._pinned, self.grid, self.limit_bytes)
         if wanted is None:
             return self._without_model()
         if wanted <= self.low:  # the neighbour, as the proof; should it run, the model is too high: step out faster
@@ -155,7 +183,7 @@ class _Search:
 
     def _retreat(self) -> int:
         """Between what ran and what failed: near the failure at first, then halving the span."""
-        wanted = self._solve(self._pinned, self.limit_bytes) if self.best is not None else None
+        wanted = predicted_place(self._pinned, self.grid, self.limit_bytes) if self.best is not None else None
         if wanted is not None and self.n_failed_in_a_row == 1 and self.low < wanted < self.high:
             return wanted
         fraction = _RETREATS[min(self.n_failed_in_a_row, len(_RETREATS)) - 1]
@@ -194,21 +222,3 @@ class _Search:
             if predicted_growth > 0 and last_bytes > before_bytes:
                 return (last_bytes - before_bytes) / predicted_growth
         return last_bytes / predicted_last
-
-    def _solve(self, model: Predict, limit_bytes: int) -> int | None:
-        """The largest place that the model says fits (0: none); None when it says nothing."""
-        if model(self.grid.at(1)) is None:
-            return None
-
-        def fits(place: int) -> bool:
-            peak_bytes = model(self.grid.at(place))
-            return peak_bytes is not None and peak_bytes <= limit_bytes
-
-        low, high = 0, 1
-        while high <= self.grid.size and fits(high):
-            low, high = high, 2 * high
-        high = min(high, self.grid.size + 1)
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if fits(middle) else (low, middle)
-        return low

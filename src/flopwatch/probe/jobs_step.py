@@ -11,6 +11,7 @@ import msgspec
 import torch
 
 from flopwatch.model.spec import ModelSpec
+from flopwatch.probe.contention import OthersCpu
 from flopwatch.probe.sampling import SamplePlan, sample_steps
 from flopwatch.probe.tensor_peak import tensor_peak
 from flopwatch.reference.step import Step, build_step
@@ -46,8 +47,9 @@ def fit_step(arguments: dict[str, Any]) -> dict[str, Any]:
 def bench_step(arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Rows of `sampling.sample_steps` for a step of `workload` on the reference network of `spec`.
 
-    The summary has `tensor_peak_bytes` too: the exact peak of building the network and the first two steps, which are
-    part of the warm-up. Python's garbage collector runs between samples, not inside them.
+    The summary has two more: `tensor_peak_bytes`, the exact peak of building the network and the first two steps,
+    which are part of the warm-up, and `others_cores`, the cores that other processes kept busy meanwhile. Python's
+    garbage collector runs between samples, not inside them.
     """
     built: list[tuple[Step, Callable[[], None]]] = []
 
@@ -64,25 +66,15 @@ def bench_step(arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:
     gc.collect()
     gc.freeze()  # what is there stays; collections below look at what a step leaves behind only
     gc.disable()
+    others = OthersCpu()
     try:
         for row in sample_steps(step, plan, clock=time.perf_counter, settle=settle, n_done=2):
             if "samples_s" in row:
-                row["tensor_peak_bytes"] = peak_bytes
+                row |= {"tensor_peak_bytes": peak_bytes, "others_cores": others.n_cores()}
             yield row
             gc.collect()
     finally:
         gc.enable()
-
-
-def device_memory(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Free and total bytes of an accelerator, seen from a process that has its context: `{free_bytes, total_bytes}`."""
-    module = torch.get_device_module(arguments["device"])
-    if hasattr(module, "mem_get_info"):
-        free_bytes, total_bytes = module.mem_get_info()
-    else:  # MPS shares the machine's memory
-        total_bytes = module.recommended_max_memory()
-        free_bytes = total_bytes - module.driver_allocated_memory()
-    return {"free_bytes": int(free_bytes), "total_bytes": int(total_bytes)}
 
 
 def _build(arguments: dict[str, Any]) -> tuple[Step, Callable[[], None]]:

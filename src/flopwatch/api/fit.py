@@ -1,0 +1,83 @@
+"""fw.fit: the largest batch that fits, predicted and then proved by running it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from flopwatch.api.count import default_seq_len, resolve_spec
+from flopwatch.device.catalog import load_device
+from flopwatch.device.detect import detect
+from flopwatch.device.machine import Machine
+from flopwatch.errors import InputError
+from flopwatch.measure.batch_search import Grid
+from flopwatch.measure.dtype import default_dtype
+from flopwatch.measure.fit import FitRequest, fit_batch, predict_batch
+from flopwatch.measure.limit import card_limit, free_limit, given_limit, less_headroom
+from flopwatch.measure.series import ProbeSeries
+from flopwatch.model.spec import ModelSpec
+from flopwatch.record import FitResult
+from flopwatch.workload import Workload
+
+_HERE = ("auto", "cpu", "cuda", "rocm", "xpu", "mps")
+
+
+def fit(
+    model: str | ModelSpec,
+    workload: Workload | None = None,
+    *,
+    limit_bytes: int | None = None,
+    device: str = "auto",
+    grid: Grid | None = None,
+    timeout_s: float = 600.0,
+    changes: Mapping[str, str] | None = None,
+    series: ProbeSeries | None = None,
+    machine: Machine | None = None,
+) -> FitResult:
+    """The largest batch of `workload` (its own batch is not used) that runs, each try in a process of its own.
+
+    `limit_bytes` is what the work may allocate: on a CPU on top of the idle process that has imported torch, on an
+    accelerator in all; left out, it is what is free now less a headroom. `series` may bring a journal that keeps every
+    try. `batch` of the result is None when not even 1 fits. Raises ProbeError when the step does not run at all.
+    """
+    series = series if series is not None else ProbeSeries()
+    machine = machine or series.machine(device)
+    spec = resolve_spec(model, changes)
+    limit = given_limit(limit_bytes) if limit_bytes is not None else free_limit(series, machine)
+    request = FitRequest(
+        spec=spec,
+        workload=workload or Workload(seq_len=default_seq_len(spec), phase="train", dtype=default_dtype(machine)),
+        limit=limit,
+        device=machine.torch_device,
+        grid=grid or Grid(),
+        timeout_s=timeout_s,
+    )
+    return fit_batch(request, series)
+
+
+def predict_fit(
+    model: str | ModelSpec,
+    workload: Workload,
+    *,
+    limit_bytes: int | None = None,
+    device: str = "auto",
+    grid: Grid | None = None,
+    changes: Mapping[str, str] | None = None,
+) -> FitResult:
+    """The largest batch that is predicted to fit, on this machine or on a card of the catalogue; nothing is run.
+
+    For a card left without `limit_bytes` the limit is its memory less a headroom. Needs no torch.
+    """
+    spec = resolve_spec(model, changes)
+    if device.partition(":")[0] in _HERE:
+        machine = detect(device)
+        torch_device, free_bytes = machine.torch_device, machine.memory_free_bytes
+        if limit_bytes is None and free_bytes is None:
+            raise InputError(f"the free memory of {machine.name} is unknown", hint="give --limit")
+        limit = given_limit(limit_bytes) if limit_bytes is not None else less_headroom(machine.kind, free_bytes or 0)
+    else:
+        card = load_device(device)
+        torch_device = "cpu" if card.unit == "CPU" else "cuda"
+        limit = given_limit(limit_bytes) if limit_bytes is not None else card_limit(card)
+    return predict_batch(
+        FitRequest(spec=spec, workload=workload, limit=limit, device=torch_device, grid=grid or Grid())
+    )

@@ -1,0 +1,126 @@
+"""`flopwatch fit`: the largest batch that fits."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from cyclopts import Parameter
+
+from flopwatch.api.count import default_seq_len, resolve_spec
+from flopwatch.api.fit import fit as fit_model
+from flopwatch.api.fit import predict_fit
+from flopwatch.cli.options import Bytes, Count, ModelOptions, OutputOptions, RunOptions, StepOptions
+from flopwatch.cli.output import emit
+from flopwatch.cli.request import request
+from flopwatch.cli.session import session
+from flopwatch.device.detect import environment
+from flopwatch.errors import InputError
+from flopwatch.measure.batch_search import MOST, Grid
+from flopwatch.measure.dtype import default_dtype
+from flopwatch.measure.fit import does_not_fit
+from flopwatch.measure.series import ProbeSeries
+from flopwatch.model.spec import ModelSpec
+from flopwatch.record import FitResult, Record, make_record
+
+
+def fit(
+    model: str,
+    *models: str,
+    limit: Bytes | None = None,
+    max_batch: Annotated[Count | None, Parameter(name="--max")] = None,
+    multiple_of: Count = 1,
+    power_of_two: Annotated[bool, Parameter(negative="")] = False,
+    predict_only: Annotated[bool, Parameter(negative="")] = False,
+    step: StepOptions | None = None,
+    model_options: ModelOptions | None = None,
+    run: RunOptions | None = None,
+    output: OutputOptions | None = None,
+) -> None:
+    """The largest batch that fits: predicted, then run, and proved by the next one that does not.
+
+    Every try is a process of its own. On a CPU --limit is what the work may allocate on top of the idle process that
+    has imported torch; on a GPU it is the allocator's total.
+
+    Parameters
+    ----------
+    model
+        A preset (gpt-small, llama-3.1-8b), a Hugging Face config.json or its folder, a spec file, hf:ORG/NAME.
+    models
+        More models.
+    limit
+        Memory that the work may allocate, 2GiB; left out, what is free now less a headroom.
+    max_batch
+        The largest batch to try.
+    multiple_of
+        Only multiples of this.
+    power_of_two
+        Only powers of two.
+    predict_only
+        Run nothing. With --device also for a card that is not here, by name (`flopwatch devices`).
+    """
+    step, run, output = step or StepOptions(), run or RunOptions(), output or OutputOptions()
+    grid = _grid(max_batch, multiple_of, power_of_two=power_of_two)
+    specs = [resolve_spec(name, (model_options or ModelOptions()).changes()) for name in (model, *models)]
+    for spec in specs:
+        spec.check_seq_len(step.seq or default_seq_len(spec))
+    if predict_only:
+        _predict(specs, step, limit, grid, run, output)
+        return
+    machine = ProbeSeries().machine(step.device)
+    works = [step.workload(seq_len=default_seq_len(spec), dtype=default_dtype(machine)) for spec in specs]
+    asked = request(
+        models=[spec.to_dict() for spec in specs],
+        workload=works[0].to_dict(),
+        limit_bytes=limit,
+        grid=msgspec.to_builtins(grid),
+        device=step.device,
+    )
+    where = environment(machine)
+    with session("fit", asked=asked, environment=where, options=run, output=output) as made:
+        results = [
+            fit_model(
+                spec,
+                work,
+                limit_bytes=limit,
+                grid=grid,
+                timeout_s=run.timeout or 600.0,
+                series=made.series,
+                machine=machine,
+            )
+            for spec, work in zip(specs, works, strict=True)
+        ]
+        record = made.finish(make_record("fit", environment=where, request=asked, results=results))
+    _end(record, results, output)
+
+
+def _predict(
+    specs: list[ModelSpec],
+    step: StepOptions,
+    limit: int | None,
+    grid: Grid,
+    run: RunOptions,
+    output: OutputOptions,
+) -> None:
+    if run.resume or run.timeout is not None:
+        raise InputError("--resume and --timeout have no meaning with --predict-only", hint="nothing is run")
+    works = [step.workload(seq_len=default_seq_len(spec), dtype="bf16") for spec in specs]
+    results = [
+        predict_fit(spec, work, limit_bytes=limit, device=step.device, grid=grid)
+        for spec, work in zip(specs, works, strict=True)
+    ]
+    asked: dict[str, Any] = request(models=[spec.name for spec in specs], limit_bytes=limit, device=step.device)
+    _end(make_record("fit", environment=environment(), request=asked, results=results), results, output)
+
+
+def _grid(max_batch: int | None, multiple_of: int, *, power_of_two: bool) -> Grid:
+    most = max_batch if max_batch is not None else MOST
+    return Grid(kind="power-of-two" if power_of_two else "all", multiple_of=multiple_of, max_batch=most)
+
+
+def _end(record: Record, results: list[FitResult], output: OutputOptions) -> None:
+    """Show what was found; a model that does not fit is an error (exit code 3) after the others are shown."""
+    emit(record, output)
+    for result in results:
+        if result.batch is None:
+            raise does_not_fit(result)

@@ -1,0 +1,146 @@
+"""How long a step takes here: warm-up until steady, then samples, in a process of its own."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Final
+
+import msgspec
+
+from flopwatch.errors import DoesNotFitError
+from flopwatch.measure.limit import Limit
+from flopwatch.measure.series import ProbeSeries, Progress, answer_of
+from flopwatch.measure.timing import Timing, timing_of
+from flopwatch.model.spec import ModelSpec
+from flopwatch.probe.protocol import ProbeOutcome, ProbeRequest
+from flopwatch.probe.sampling import SamplePlan
+from flopwatch.units import format_bytes
+from flopwatch.workload import Workload
+
+_BUSY_CORES: Final = 0.15  # what a quiet system uses for itself stays below
+_ENOUGH_SAMPLES: Final = 5
+
+
+class BenchRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """The step to be timed. `limit` only protects the machine: no time is taken under a tight one."""
+
+    spec: ModelSpec
+    workload: Workload
+    limit: Limit
+    device: str = "cpu"
+    plan: SamplePlan = SamplePlan()
+    timeout_s: float = 1800.0
+    n_threads: int | None = None
+
+    def probe(self) -> ProbeRequest:
+        """The probe that times the step."""
+        return ProbeRequest(
+            job="bench_step",
+            arguments={
+                "spec": self.spec.to_dict(),
+                "workload": self.workload.to_dict(),
+                "device": self.device,
+                "plan": msgspec.to_builtins(self.plan),
+            },
+            limit_bytes=self.limit.limit_bytes,
+            device=self.device,
+            timeout_s=self.timeout_s,
+            n_threads=self.n_threads,
+        )
+
+
+class StepMeasurement(msgspec.Struct, frozen=True, kw_only=True):
+    """What was seen of a step: its Timing, its memory, the threads it ran on, and what makes the figure less sure.
+
+    `tensor_peak_bytes` is the exact peak of live tensors; `allocated_peak_bytes` is what the allocator took for them.
+    """
+
+    timing: Timing
+    tensor_peak_bytes: int | None
+    allocated_peak_bytes: int | None
+    n_threads: int | None
+    n_steps_per_sample: int
+    notes: list[str]
+
+
+def bench_step(request: BenchRequest, series: ProbeSeries) -> StepMeasurement:
+    """How long the step takes, from at least five samples after warm-up.
+
+    Raises DoesNotFitError when it runs out of memory, and ProbeError when it ends before there are enough samples.
+    """
+    request.spec.check_seq_len(request.workload.seq_len)
+    label = f"{request.spec.name} {request.workload.phase}: timing batch {request.workload.batch}"
+    series.watch(Progress(label=label))
+    outcome = series.ask(
+        request.probe(),
+        kind="samples",
+        on_progress=lambda rows: series.watch(_progress(label, rows, request.plan)),
+    )
+    summary = _summary(request, outcome)
+    timing = timing_of(summary["samples_s"], n_warmup=summary["n_warmup"], is_steady=summary["is_steady"])
+    return StepMeasurement(
+        timing=timing,
+        tensor_peak_bytes=summary["tensor_peak_bytes"],
+        allocated_peak_bytes=outcome.peak_bytes,
+        n_threads=outcome.n_threads,
+        n_steps_per_sample=summary["n_steps"],
+        notes=[
+            *_others_notes(summary["others_cores"], outcome, request.device),
+            *_ending_notes(outcome, timing),
+            *timing.notes,
+        ],
+    )
+
+
+def _summary(request: BenchRequest, outcome: ProbeOutcome) -> dict[str, Any]:
+    """The job's last row, or one made of the samples that it had reported before its time was up."""
+    if outcome.outcome == "oom":
+        workload = request.workload
+        raise DoesNotFitError(
+            f"batch {workload.batch} of {request.spec.name} ({workload.phase}, {workload.seq_len} tokens) does not fit"
+            f" in {format_bytes(request.limit.limit_bytes)} ({request.limit.source})",
+            hint="`flopwatch fit` finds the largest that does",
+        )
+    rows = [row for row in outcome.partial if "sample_s" in row]
+    if outcome.outcome == "timeout" and len(rows) >= _ENOUGH_SAMPLES:
+        return {
+            "samples_s": [row["sample_s"] for row in rows],
+            "n_steps": rows[0]["n_steps"],
+            "n_warmup": sum("warmup_s" in row for row in outcome.partial),
+            "is_steady": True,
+            "tensor_peak_bytes": None,
+            "others_cores": None,
+        }
+    return answer_of(outcome, what=f"timing {request.spec.name}")
+
+
+def _others_notes(others_cores: float | None, outcome: ProbeOutcome, device: str) -> list[str]:
+    """Whether others used cores that the step would have had."""
+    if others_cores is None or device != "cpu" or outcome.n_threads is None:
+        return []
+    n_cores = os.cpu_count() or 1
+    if others_cores < _BUSY_CORES or outcome.n_threads + others_cores < n_cores + _BUSY_CORES:
+        return []
+    return [
+        f"other processes kept {others_cores:.1f} of {n_cores} cores busy while the step was timed on"
+        f" {outcome.n_threads} threads: it may be faster on a quiet machine"
+    ]
+
+
+def _ending_notes(outcome: ProbeOutcome, timing: Timing) -> list[str]:
+    if outcome.is_ok:
+        return []
+    return [f"the time was up after {len(timing.samples_s)} samples: raise --timeout for more"]
+
+
+def _progress(label: str, rows: list[dict[str, Any]], plan: SamplePlan) -> Progress:
+    """Where the timing stands, from the rows so far: steps ahead at the pace of the last one."""
+    samples_s = [row["sample_s"] * row["n_steps"] for row in rows if "sample_s" in row]
+    warmup_s = [row["warmup_s"] for row in rows if "warmup_s" in row]
+    if not samples_s:
+        last_s = warmup_s[-1] if warmup_s else None
+        left_s = None if last_s is None else max(plan.target_s, plan.min_samples * last_s) + last_s
+        return Progress(label=f"{label} (warm-up)", done_fraction=0.0, left_s=left_s)
+    by_count_s = (plan.min_samples - len(samples_s)) * samples_s[-1]
+    left_s = max(0.0, by_count_s, min(plan.target_s - sum(samples_s), plan.max_samples * samples_s[-1]))
+    return Progress(label=label, done_fraction=sum(samples_s) / (sum(samples_s) + left_s), left_s=left_s)

@@ -1,0 +1,23 @@
+"""The dtype that work runs in when none is asked for: what is fast on the machine."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from flopwatch.device.machine import Machine
+from flopwatch.workload import DType
+
+_BF16_INSTRUCTIONS: Final = frozenset({"avx512_bf16", "amx_bf16", "bf16"})  # Intel and AMD, Intel, Arm
+_FIRST_BF16_CAPABILITY: Final = 8  # Ampere; Volta and Turing multiply fp16 only
+
+
+def default_dtype(machine: Machine) -> DType:
+    """bf16 where the hardware multiplies it, fp16 on older NVIDIA cards, else fp32."""
+    if machine.kind == "cpu":
+        return "bf16" if _BF16_INSTRUCTIONS & set(machine.cpu.instruction_sets) else "fp32"
+    if machine.kind == "mps":
+        return "fp32"  # Apple's cores run it as fast as 16-bit formats (device catalogue)
+    capability = machine.accelerator.capability if machine.accelerator is not None else None
+    if machine.kind == "cuda" and capability is not None and int(capability.split(".")[0]) < _FIRST_BF16_CAPABILITY:
+        return "fp16"
+    return "bf16"
