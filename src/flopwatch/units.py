@@ -21,6 +21,7 @@ for _power, _letter in enumerate("kmgtp", start=1):
 
 _DECIMAL: Final = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12, "ki": 1 << 10, "mi": 1 << 20}
 _CONTEXT: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "ki": 1 << 10, "mi": 1 << 20}
+_SECONDS: Final = {"": 1, "s": 1, "min": 60, "m": 60, "h": 3600}
 # No amount that flopwatch is asked for comes near this; past it, a float is no longer an exact integer.
 _MOST: Final = 1 << 62
 
@@ -59,6 +60,11 @@ def parse_count(text: str) -> int:
 def parse_seq_len(text: str) -> int:
     """Tokens from `1024`, or as context lengths are written: `1k` is 1024, `128k` is 131,072, `1M` is 1,048,576."""
     return _whole(text, _CONTEXT, "a sequence length", "1024 or 8k (8192)")
+
+
+def parse_seconds(text: str) -> float:
+    """Seconds from `90`, `90s`, `8min` or `1.5h`."""
+    return _scaled(text, _SECONDS, "a time", "90s, 8min or 1h")
 
 
 def _significant(value: float, digits: int) -> str:

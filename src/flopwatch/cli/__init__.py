@@ -13,12 +13,17 @@ import flopwatch
 from flopwatch import errors
 
 COMMANDS: Final = {
+    "bench": "How fast a step runs here: tokens/s, FLOP/s, MFU, HFU, peak memory.",
     "compare": "What changed between two records, beyond the noise or not.",
     "count": "Parameters and FLOPs of a model, by part.",
     "devices": "Published peaks of known devices, and what this machine is.",
+    "fit": "The largest batch that fits, predicted and then proved by running it.",
     "mfu": "MFU and HFU of a run that you already have.",
+    "runs": "What was measured before.",
+    "report": "All of it for each model, on one HTML page: the main job.",
     "show": "The record of an earlier run, rendered again.",
     "peak": "Matmul FLOP/s and memory bandwidth, measured here.",
+    "roofline": "How fast a step could be on a device, and what binds it.",
 }
 """Every command and what it answers; `flopwatch NAME` runs the function `NAME` of `flopwatch/cli/NAME.py`."""
 

@@ -58,10 +58,31 @@ def write_file(path: Path, text: str, *, option: str = "-o") -> None:
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 file.write(text)
+            Path(temporary).chmod(0o666 & ~_umask())  # a temporary file is its owner's alone; a result is not
             Path(temporary).replace(path)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
+    except OSError as error:
+        raise FlopwatchError(
+            f"cannot write {path}: {error.strerror or error}", hint=f"give another file to {option}"
+        ) from error
+
+
+def _umask() -> int:
+    """The permissions that new files of this process go without; asking means setting it twice."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def check_writable(path: Path, *, option: str = "-o") -> None:
+    """Refuse a file that could not be written, before anything long is done; what is there now stays."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+        Path(temporary).unlink()
     except OSError as error:
         raise FlopwatchError(
             f"cannot write {path}: {error.strerror or error}", hint=f"give another file to {option}"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from flopwatch.cli.options import StoreOptions
 from flopwatch.errors import FlopwatchError, InputError
-from flopwatch.record import Record, load_record
+from flopwatch.record import Kind, Record, load_record
 
 _MOST_RUNS: Final = 1 << 62  # past what SQLite can number
 
@@ -20,6 +20,19 @@ def find_record(name: str, options: StoreOptions) -> Record:
     Raises InputError when there is neither, FlopwatchError for a run that has not ended.
     """
     return _stored(int(name), options) if name.isdecimal() else _from_file(Path(name))
+
+
+def find_done(
+    kind: Kind, *, asked: dict[str, Any], environment: dict[str, Any], options: StoreOptions
+) -> Record | None:
+    """The record of the newest run that was asked the same on this machine, when it has ended; else None."""
+    from flopwatch.measure.journal import resume_key
+    from flopwatch.store import Store
+
+    key = resume_key(kind, asked, environment)
+    with Store(options.store) as opened:
+        newest = next((run for run in opened.runs(kind=kind) if run.resume_key == key), None)
+    return None if newest is None or newest.record is None else msgspec.convert(newest.record, Record)
 
 
 def _stored(number: int, options: StoreOptions) -> Record:
