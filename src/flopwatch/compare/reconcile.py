@@ -78,7 +78,15 @@ class TermRow(msgspec.Struct, frozen=True, kw_only=True):
 
     def to_dict(self) -> dict[str, object]:
         """The row as plain data."""
-        return {"name": self.name, **msgspec.to_builtins(self), "difference": self.difference}
+        return {
+            "name": self.name,
+            "phase": self.phase,
+            "terms": list(self.terms),
+            "modules": list(self.modules),
+            "closed_form": self.closed_form,
+            "traced": self.traced,
+            "difference": self.difference,
+        }
 
 
 class Reconciliation(msgspec.Struct, frozen=True, kw_only=True):

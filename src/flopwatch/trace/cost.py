@@ -146,10 +146,14 @@ class Operator:
 
 
 def _is_composite(func: Any) -> bool:
-    """Whether an operator is only a name for others (they come instead of it, but for inference mode)."""
+    """Whether an operator is only a name for others (they come instead of it, but for inference mode).
+
+    One with a kernel of its own beside them (silu_backward) runs as that kernel, and allocates what that needs.
+    """
     if func._schema.name in _QUERIES:
         return False
-    return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd")
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+    return has_kernel(func.name(), "CompositeImplicitAutograd") and not has_kernel(func.name(), "CPU")
 
 
 def _kind(func: Any, mutated: tuple[int, ...], *, is_taken_apart: bool) -> Kind:

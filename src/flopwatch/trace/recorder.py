@@ -156,6 +156,7 @@ class Recorder(TorchDispatchMode):
             return result
         cost = self._write(operator, args, kwargs, result)
         if key is not None:
+            gc.collect(0)  # torch's first run of an operator may leave cycles that hold the frames above it
             is_meta = bool(key[-1])
             if operator.kind is Kind.IN_PLACE:
                 self._memo[key] = Remembered(cost, is_repeatable=is_meta and args[0].is_meta)
