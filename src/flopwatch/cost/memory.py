@@ -48,11 +48,22 @@ def estimate_memory(
 
 
 def step_tape(
-    spec: ModelSpec, workload: Workload, *, foreach: bool = False, device_type: str = "cpu", n_steps: int = 1
+    spec: ModelSpec,
+    workload: Workload,
+    *,
+    foreach: bool = False,
+    device_type: str = "cpu",
+    n_steps: int = 1,
+    like_notebook: bool = False,
 ) -> Tape:
-    """Every allocation and release of the network and `n_steps` steps; raises SpecError for what has no such step."""
+    """Every allocation and release of the network and `n_steps` steps; raises SpecError for what has no such step.
+
+    `like_notebook` also keeps what the notebook's code keeps: two names in the forward, its output in the backward.
+    """
     _check(spec, workload)
-    return write_tape(spec, workload, foreach=foreach, device_type=device_type, n_steps=n_steps)
+    return write_tape(
+        spec, workload, foreach=foreach, device_type=device_type, n_steps=n_steps, like_notebook=like_notebook
+    )
 
 
 def _check(spec: ModelSpec, workload: Workload) -> None:

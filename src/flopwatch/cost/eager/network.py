@@ -80,6 +80,7 @@ class Network:
         self.e = e
         self.spec = spec
         self.has_recompute = has_recompute
+        self.keeps_embeddings = False
         d, dtype, trained = spec.d_model, style.weight_dtype, style.is_trained
         self.tokens = e.parameter((spec.padded_vocab_size, spec.d_embed), dtype, "tokens", is_trained=trained)
         self.positions: Tensor | None = None
@@ -96,10 +97,16 @@ class Network:
         self.head = Linear(e, style, "head", spec.d_embed, spec.padded_vocab_size, bias=spec.head_bias, weight=tied)
 
     def __call__(self, ids: Tensor) -> Tensor:
-        """All logits."""
+        """All logits.
+
+        The notebook's forward has names for the token embeddings and for what goes into the first layer: with
+        `keeps_embeddings` they stay alive through all layers.
+        """
         x = self._embed(ids)
+        kept = (x, self.e.empty(x.shape, x.dtype)) if self.keeps_embeddings else None
         for block in self.layers:
             x = self.e.checkpoint(block, x) if self.has_recompute else block(x)
+        del kept
         return self._logits(x)
 
     def extend(self, ids: Tensor, caches: list[Cache]) -> Tensor:

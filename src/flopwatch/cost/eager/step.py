@@ -24,6 +24,7 @@ def write_tape(
     foreach: bool = False,
     n_steps: int = 1,
     sees_kernels: bool = True,
+    like_notebook: bool = False,
 ) -> Tape:
     """What building the network and `n_steps` steps of `workload` allocate and release.
 
@@ -33,6 +34,7 @@ def write_tape(
     e = Eager(device_type=device_type, sees_kernels=sees_kernels)
     style = _style(workload)
     network = Network(e, spec, style, has_recompute=workload.recompute == "full" and workload.is_train)
+    network.keeps_embeddings = like_notebook
     parameters = list(network.parameters())
     optimizer = _Optimizer(e, workload.optimizer, parameters, foreach=foreach)
     e.tape.module = ""
@@ -80,19 +82,21 @@ def _train(e: Eager, network: Network, workload: Workload, ids: Tensor, targets:
     for _ in range(workload.n_accumulate):
         e.tape.phase, e.tape.module = "forward", ""
         with e.autocast(_autocast_dtype(workload)):
-            loss = _loss(e, network, workload, ids, targets)
+            loss, logits = _loss(e, network, workload, ids, targets)
+            kept = logits if network.keeps_embeddings else None
+            del logits
         e.tape.phase, e.tape.module = "backward", ""
         e.backward(scale(e, loss) if workload.n_accumulate > 1 else loss)
-        del loss
+        del loss, kept
 
 
-def _loss(e: Eager, network: Network, workload: Workload, ids: Tensor, targets: Tensor) -> Tensor:
+def _loss(e: Eager, network: Network, workload: Workload, ids: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     logits = network(ids)
     with e.module("loss"):
         if workload.loss == "sum":
-            return total(e, logits)
+            return total(e, logits), logits
         batch, length, width = logits.shape
-        return cross_entropy(e, reshape(e, logits, (batch * length, width)), targets)
+        return cross_entropy(e, reshape(e, logits, (batch * length, width)), targets), logits
 
 
 class _Optimizer:
