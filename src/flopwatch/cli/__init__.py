@@ -24,6 +24,7 @@ COMMANDS: Final = {
     "show": "The record of an earlier run, rendered again.",
     "peak": "Matmul FLOP/s and memory bandwidth, measured here.",
     "roofline": "How fast a step could be on a device, and what binds it.",
+    "doctor": "What is here, what will be n/a, and how to get it; --selftest.",
 }
 """Every command and what it answers; `flopwatch NAME` runs the function `NAME` of `flopwatch/cli/NAME.py`."""
 

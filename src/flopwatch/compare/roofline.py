@@ -61,8 +61,8 @@ def roofline_of_ops(
     compute_bound_batch: int | None,
     source: Literal["closed-form", "trace"],
 ) -> RooflineResult:
-    """The least time of any list of operators, the slowest first."""
-    rows = sorted((_row(op, roof) for op in ops), key=lambda row: -row.time_s)
+    """The least time of any list of operators, the slowest first; those of one name, stage and bound together."""
+    rows = sorted(_merged([_row(op, roof) for op in ops]), key=lambda row: -row.time_s)
     time_s = math.fsum(row.time_s for row in rows)
     compute_s = math.fsum(row.time_s for row in rows if row.bound == "compute")
     peak = peak_of(roof, workload.dtype)
@@ -118,6 +118,28 @@ def _row(op: Op, roof: Roof) -> RooflineRow:
     )
 
 
+def _merged(rows: Iterable[RooflineRow]) -> list[RooflineRow]:
+    """Rows of one operator, stage and bound as one; each was judged at its own size before."""
+    sums: dict[tuple[str, str, str, str], RooflineRow] = {}
+    for row in rows:
+        key = (row.operator, row.stage, row.dtype, row.bound)
+        sums[key] = _sum(sums[key], row) if key in sums else row
+    return list(sums.values())
+
+
+def _sum(one: RooflineRow, other: RooflineRow) -> RooflineRow:
+    flops, n_bytes = one.flops + other.flops, one.bytes + other.bytes
+    return msgspec.structs.replace(
+        one,
+        calls=one.calls + other.calls,
+        flops=flops,
+        bytes=n_bytes,
+        cached_bytes=one.cached_bytes + other.cached_bytes,
+        flops_per_byte=flops / n_bytes if n_bytes else None,
+        time_s=one.time_s + other.time_s,
+    )
+
+
 def compute_bound_batch(spec: ModelSpec, workload: Workload, roof: Roof) -> int | None:
     """The smallest batch at which every linear layer of the forward pass is bound by compute; None if none is.
 
@@ -159,7 +181,12 @@ def _assumptions(workload: Workload, roof: Roof, source: str) -> list[str]:
     if source == "closed-form":
         said.append("bytes are compulsory: each operand read once, each result written once; fused elementwise work")
         if workload.attention != "math" and workload.ops == "fused":
-            said.append("attention is one kernel that skips the scores above the diagonal")
+            said.append(
+                "attention is one kernel that skips the scores above the diagonal, which the MFU's convention counts:"
+                " long sequences may show more than 100 %"
+            )
+    else:
+        said.append("bytes are those of every tensor read and written; a fused kernel's scores are counted in full")
     if roof.cache_bytes:
         said.append(f"activations of an operator that fit in {format_bytes(roof.cache_bytes)} are found in the cache")
     return said

@@ -19,6 +19,8 @@ JOBS: Final = {
     "matmul_peak": "flopwatch.probe.jobs_peak:matmul_peak",
     "matmul_sweep": "flopwatch.probe.jobs_peak:sweep",
     "bandwidth": "flopwatch.probe.jobs_peak:bandwidth",
+    "allocate": "flopwatch.probe.jobs_selftest:allocate",
+    "clocks": "flopwatch.probe.jobs_selftest:clocks",
 }
 
 

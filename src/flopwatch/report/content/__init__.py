@@ -10,7 +10,7 @@ from flopwatch.record import Record
 from flopwatch.report.document import Block
 from flopwatch.report.messages import Words
 
-_KINDS: Final = ("count", "memory", "fit", "bench", "peak", "devices", "mfu", "report", "compare")
+_KINDS: Final = ("count", "memory", "fit", "bench", "peak", "devices", "mfu", "doctor", "roofline", "report", "compare")
 
 
 def blocks_of(record: Record, words: Words) -> list[Block]:

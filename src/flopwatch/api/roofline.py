@@ -1,0 +1,156 @@
+"""fw.roofline: how fast a step could be on a device, operator by operator, and what binds it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from flopwatch.api.count import default_seq_len, resolve_spec
+from flopwatch.compare.roofline import Roof, compute_bound_batch, roofline_of_ops
+from flopwatch.compare.roofline import roofline as roofline_of_spec
+from flopwatch.cost.flops import step_flops
+from flopwatch.cost.traffic import Op
+from flopwatch.device.catalog import load_device
+from flopwatch.device.machine import Machine
+from flopwatch.errors import InputError
+from flopwatch.measure.peak import StoredPeak, peak_here
+from flopwatch.model.spec import ModelSpec
+from flopwatch.record import RooflineResult
+from flopwatch.store import Store
+from flopwatch.workload import Workload
+
+if TYPE_CHECKING:
+    from flopwatch.trace.result import Trace
+
+
+def roofline(
+    model: str | ModelSpec,
+    workload: Workload | None = None,
+    *,
+    roof: Roof,
+    changes: Mapping[str, str] | None = None,
+) -> RooflineResult:
+    """The least time of one step under a roof (`datasheet_roof`, `measured_roof`), in closed form, without torch."""
+    spec = resolve_spec(model, changes)
+    return roofline_of_spec(spec, workload or Workload(seq_len=default_seq_len(spec), dtype="bf16"), roof)
+
+
+def roofline_by_trace(
+    model: str | ModelSpec,
+    workload: Workload,
+    *,
+    roof: Roof,
+    changes: Mapping[str, str] | None = None,
+) -> RooflineResult:
+    """The least time of one step of the reference network, each operator as it really runs, from a trace.
+
+    Bytes are those of the tensors that each operator reads and writes, so unfused elementwise work is all there.
+    """
+    from flopwatch.reference.model import build_model
+    from flopwatch.reference.step import make_step
+    from flopwatch.trace.api import trace
+
+    spec = resolve_spec(model, changes)
+    spec.check_seq_len(workload.seq_len)
+    module = build_model(spec, ops=workload.ops, recompute=workload.recompute, device="meta")
+    step = make_step(module, workload)
+    step()  # the first step makes the optimizer's state, which no later one does
+    made = trace(step, model=module, attention=workload.attention, memory_events=False)
+    return roofline_of_ops(
+        ops_of_trace(made, workload),
+        model=spec.name,
+        workload=workload,
+        roof=roof,
+        model_flops=step_flops(spec, workload).model_flops,
+        compute_bound_batch=compute_bound_batch(spec, workload, roof),
+        source="trace",
+    )
+
+
+def ops_of_trace(trace: Trace, workload: Workload) -> Iterable[Op]:
+    """The operators of a trace of a network in fp32, equal ones together, at the workload's dtype.
+
+    The reference network is traced without data in fp32; bytes and dtype are scaled to the workload's.
+    """
+    groups: dict[tuple[str, str, int, int], int] = {}
+    for call in trace.operators():
+        if call.op.endswith("._unsafe_view"):  # no view to autograd, but it moves nothing
+            continue
+        n_bytes = call.read_bytes + call.written_bytes
+        key = (call.op, call.phase, call.flops + call.in_kernel_flops, n_bytes * workload.element_bytes // 4)
+        groups[key] = groups.get(key, 0) + 1
+    for (name, stage, flops, n_bytes), calls in groups.items():
+        yield Op(
+            part=name.removeprefix("aten."),
+            stage=stage,  # type: ignore[arg-type]  # the trace's phases are the stages
+            dtype=workload.dtype,
+            calls=calls,
+            flops=flops * calls,
+            warm_bytes=n_bytes * calls,
+        )
+
+
+def datasheet_roof(
+    name: str, dtype: str, *, peak_tflops: float | None = None, bandwidth_gb_per_s: float | None = None
+) -> Roof:
+    """The roof of a device of the catalogue (or of the user's file), with what the user knows better.
+
+    Raises InputError for an unknown or ambiguous device, and for a peak or bandwidth that nobody published.
+    """
+    device = load_device(name, dtype=dtype)
+    peak = device.peak(dtype)
+    rate = peak_tflops * 1e12 if peak_tflops is not None else peak.dense_flops_per_s if peak is not None else None
+    bandwidth = bandwidth_gb_per_s * 1e9 if bandwidth_gb_per_s is not None else device.bandwidth_bytes_per_s
+    if rate is None:
+        raise InputError(device.why_no_peak(dtype) or f"no {dtype} peak of {name}", hint="give --peak-tflops")
+    if bandwidth is None:
+        raise InputError(
+            f"no bandwidth of {device.label} is known", hint="give --bandwidth-gb-per-s, or name a variant"
+        )
+    is_user = peak_tflops is not None or device.origin == "user"
+    return Roof(
+        device=device.label,
+        kind="user" if is_user else "datasheet",
+        flops_per_s={dtype: rate},
+        bandwidth_bytes_per_s=bandwidth,
+        peak_source="--peak-tflops" if peak_tflops is not None else device.peak_source(dtype) or device.label,
+        bandwidth_source="--bandwidth-gb-per-s"
+        if bandwidth_gb_per_s is not None
+        else f"{device.label}, {device.origin}",
+        cache_bytes=int((device.l2_mib or 0) * 2**20),
+    )
+
+
+def measured_roof(
+    machine: Machine,
+    dtype: str,
+    store: Store,
+    *,
+    peak_tflops: float | None = None,
+    bandwidth_gb_per_s: float | None = None,
+    on_measure: Callable[[str], None] | None = None,
+) -> Roof:
+    """The roof of this machine: the peak and bandwidth measured here, now if none holds in the store."""
+    stored = peak_here(dtype, machine, store, on_measure=on_measure)
+    rate = peak_tflops * 1e12 if peak_tflops is not None else stored.result.flops_per_s
+    measured = stored.result.bandwidth_bytes_per_s
+    bandwidth = bandwidth_gb_per_s * 1e9 if bandwidth_gb_per_s is not None else measured
+    if bandwidth is None:
+        raise InputError(f"no bandwidth of {machine.name} was measured", hint="run `flopwatch peak`")
+    return Roof(
+        device=machine.name,
+        kind="measured" if peak_tflops is None else "user",
+        flops_per_s={dtype: rate},
+        bandwidth_bytes_per_s=bandwidth,
+        peak_source=stored.source if peak_tflops is None else "--peak-tflops",
+        bandwidth_source="measured here" if bandwidth_gb_per_s is None else "--bandwidth-gb-per-s",
+        cache_bytes=_cache_bytes(machine, stored),
+    )
+
+
+def _cache_bytes(machine: Machine, stored: StoredPeak) -> int:
+    """The cache in which activations may stay: as the bandwidth measurement saw it, else the CPU's."""
+    measured: dict[str, Any] | None = stored.result.details.get("bandwidth")
+    if measured is not None and measured.get("cache_bytes") is not None:
+        return int(measured["cache_bytes"])
+    return machine.cpu.cache_bytes or 0 if machine.kind == "cpu" else 0
