@@ -22,15 +22,21 @@ _META: Final = torch.device("meta")
 
 
 class TensorSpec(NamedTuple):
-    """All that a plain tensor without data is."""
+    """All that a plain tensor without data is, and the bytes of its storage."""
 
     shape: torch.Size
     stride: tuple[int, ...]
     dtype: torch.dtype
+    n_bytes: int
 
     def make(self) -> Tensor:
         """A new tensor like this, with a storage of its own."""
-        return _empty_strided(self.shape, self.stride, dtype=self.dtype, device=_META)
+        shape, stride, dtype, _ = self
+        return _empty_strided(shape, stride, dtype=dtype, device=_META)
+
+
+def _spec_of(tensor: Tensor) -> TensorSpec:
+    return TensorSpec(tensor.shape, tensor.stride(), tensor.dtype, tensor.untyped_storage().nbytes())
 
 
 class Remembered(NamedTuple):
@@ -103,7 +109,7 @@ def remember(cost: OpCost, args: Sequence[Any], out: Any) -> Remembered:
     storages = {item.untyped_storage()._cdata for item in made}
     if len(storages) < len(made) or any(t.untyped_storage()._cdata in storages for t in tensors_in(args)):
         return Remembered(cost, is_repeatable=False)  # the results share memory: a view under another name
-    specs = tuple(None if item is None else TensorSpec(item.shape, item.stride(), item.dtype) for item in results)
+    specs = tuple(None if item is None else _spec_of(item) for item in results)
     if isinstance(out, Tensor):
         return Remembered(cost, is_repeatable=True, single=specs[0])
     return Remembered(cost, is_repeatable=True, several=specs)

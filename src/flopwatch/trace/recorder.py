@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import nn
@@ -32,6 +32,7 @@ from flopwatch.trace.storages import StorageLog, has_storage
 
 Row = tuple[OpCost, Place, str]
 """One operator that ran: its cost, where it belongs, in which phase."""
+_OURS: Final = object()
 
 
 class Recorder(TorchDispatchMode):
@@ -58,6 +59,7 @@ class Recorder(TorchDispatchMode):
         self._stack = ModuleStack(names, self._root_called)
         self.attribution = Attribution(names, self._stack)
         self._where = self.attribution.where
+        self._note_view = self.attribution.note_view
         self._functions = FunctionMode(self, self._stack, attention)
         self._formulas = formulas
         self._operators: dict[int, Operator] = {}  # by id: an Operator keeps its function, whose own hash is slow
@@ -94,18 +96,16 @@ class Recorder(TorchDispatchMode):
         if operator is None:
             operator = self._operator(func)
         kind = operator.kind
-        if kind is Kind.QUERY:
-            return NotImplemented if types else func(*args, **(kwargs or {}))
-        if types and self.sharded.was_seen and FakeTensor in types:
-            return func(*args, **(kwargs or {}))  # how a DTensor finds out what its result will look like
+        if types:
+            answer = self._of_subclass(operator, types, args, kwargs or {})
+            if answer is not _OURS:
+                return answer
         if kind is Kind.VIEW:
-            self.attribution.note_view()
-            if types and self._is_left(operator, args, kwargs or {}):
-                return NotImplemented
+            self._note_view()
             return func(*args, **kwargs) if kwargs else func(*args)
         kwargs = kwargs or {}
         if kind is not Kind.FUNCTIONAL and kind is not Kind.IN_PLACE:
-            return self._run_other(operator, types, args, kwargs)
+            return self._run_other(operator, args, kwargs)
         key = call_key(operator, args, kwargs)
         if key is not None:
             try:
@@ -115,7 +115,19 @@ class Recorder(TorchDispatchMode):
             else:
                 if remembered is not None:
                     return self._repeat(func, kind, remembered, args, kwargs)
-        return self._run(operator, key, types, args, kwargs)
+        return self._run(operator, key, args, kwargs)
+
+    def _of_subclass(self, operator: Operator, types: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """What comes of an operator on tensors of a subclass: its result, NotImplemented, or that it is ours to run."""
+        if operator.kind is Kind.QUERY:
+            return NotImplemented
+        if self.sharded.was_seen and FakeTensor in types:
+            return operator.func(*args, **kwargs)  # how a DTensor finds out what its result will look like
+        if isinstance(operator.func, torch._ops.HigherOrderOperator) or not _is_wrapped(args):
+            return _OURS
+        if not operator.is_composite:
+            self.sharded.note(operator, args, kwargs, self._where()[1])
+        return NotImplemented
 
     def _operator(self, func: Any) -> Operator:
         if id(func) not in self._operators:
@@ -135,21 +147,18 @@ class Recorder(TorchDispatchMode):
             return args[0]
         if known.single is not None:
             result = known.single.make()
-            if self.storages is not None:
-                self.storages.n_ops = len(self.rows)
-                self.storages.add(result, len(self.rows) - 1)
+            storages = self.storages
+            if storages is not None:
+                storages.n_ops = len(self.rows)
+                storages.add_new(result, known.single.n_bytes)
             return result
         assert known.several is not None
         results = tuple(None if spec is None else spec.make() for spec in known.several)
         self._note_results(results)
         return results
 
-    def _run(
-        self, operator: Operator, key: tuple[Any, ...] | None, types: Any, args: Sequence[Any], kwargs: dict[str, Any]
-    ) -> Any:
+    def _run(self, operator: Operator, key: tuple[Any, ...] | None, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """Run a call that was not seen before, and remember it."""
-        if types and self._is_left(operator, args, kwargs):
-            return NotImplemented
         self._note_inputs(args)
         result = self._call(operator, args, kwargs)
         if result is NotImplemented:
@@ -173,13 +182,13 @@ class Recorder(TorchDispatchMode):
             return stand_in(args, kwargs)
         return operator.func(*args, **kwargs)
 
-    def _run_other(self, operator: Operator, types: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    def _run_other(self, operator: Operator, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """Run a composite, higher-order, mutating or value-dependent operator; nothing of it is remembered."""
         func = operator.func
         if isinstance(func, torch._ops.HigherOrderOperator):
             return run_higher_order(self, func, args, kwargs)
-        if types and self._is_left(operator, args, kwargs):
-            return NotImplemented
+        if operator.kind is Kind.QUERY:
+            return func(*args, **kwargs)
         if operator.kind is Kind.COMPOSITE:
             with self:
                 result = func.decompose(*args, **kwargs)
@@ -213,14 +222,6 @@ class Recorder(TorchDispatchMode):
         place, phase = self._where()
         self.rows.append((cost, place, phase))
         return cost
-
-    def _is_left(self, operator: Operator, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-        """Whether a tensor that wraps others is among the arguments: its own operators then come here one by one."""
-        if not any(is_traceable_wrapper_subclass(tensor) for tensor in tensors_in(args)):
-            return False
-        if not operator.is_composite:
-            self.sharded.note(operator, args, kwargs, self._where()[1])
-        return True
 
     def _note_inputs(self, args: Sequence[Any]) -> None:
         if self.storages is not None:
@@ -292,6 +293,11 @@ class Recorder(TorchDispatchMode):
             for parameter in parameters:
                 self.storages.mark(parameter.grad, "gradient")
             self.storages.close()
+
+
+def _is_wrapped(args: Sequence[Any]) -> bool:
+    """Whether a tensor that wraps others is among the arguments: its own operators then come here one by one."""
+    return any(is_traceable_wrapper_subclass(tensor) for tensor in tensors_in(args))
 
 
 @contextlib.contextmanager

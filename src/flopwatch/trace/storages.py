@@ -9,7 +9,7 @@ import torch
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 
-@dataclasses.dataclass(kw_only=True, slots=True)
+@dataclasses.dataclass(slots=True)
 class StorageLife:
     """One storage: its bytes, the recorded operators (by index) at its birth and death, and what it is known to hold.
 
@@ -52,19 +52,23 @@ class StorageLog:
     def add(self, tensor: torch.Tensor, born: int, category: str | None = None) -> None:
         """Note the storage of a tensor, unless it is known already."""
         storage = tensor.untyped_storage()
-        address = storage._cdata
-        if address in self._refs:
-            return
-        n_bytes = storage.nbytes()
+        if storage._cdata not in self._refs:
+            self._add(storage, storage.nbytes(), born, category)
+
+    def add_new(self, tensor: torch.Tensor, n_bytes: int) -> None:
+        """Note a tensor that the last operator has just made with a storage of its own, of `n_bytes`."""
+        self._add(tensor.untyped_storage(), n_bytes, self.n_ops - 1, None)
+
+    def _add(self, storage: torch.UntypedStorage, n_bytes: int, born: int, category: str | None) -> None:
         ref = _StorageRef(storage, self._freed)
-        ref.address = address
-        ref.index = len(self.lives)
+        ref.address = address = storage._cdata
+        ref.index = index = len(self.lives)
         self._refs[address] = ref
-        self.lives.append(StorageLife(n_bytes=n_bytes, born=born, category=category))
-        self.events.append(ref.index + 1)
-        self.live_bytes += n_bytes
-        if self.live_bytes > self.peak_bytes:
-            self.peak_bytes = self.live_bytes
+        self.lives.append(StorageLife(n_bytes, born, None, category))
+        self.events.append(index + 1)
+        live_bytes = self.live_bytes = self.live_bytes + n_bytes
+        if live_bytes > self.peak_bytes:
+            self.peak_bytes = live_bytes
             self.peak_event = len(self.events)
 
     def mark(self, tensor: torch.Tensor | None, category: str) -> None:
