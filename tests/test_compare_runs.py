@@ -107,7 +107,7 @@ def test_two_methods_are_never_mixed():
 def test_another_machine_is_warned_of():
     """The change may be the machine's."""
     _, warnings = _changes(_bench(), _bench() | {"environment": {"cpu": "Other CPU", "torch": "2.13.0"}})
-    assert any(warning.startswith("cpu differs: None before, Other CPU after") for warning in warnings)
+    assert any(warning.startswith("cpu differs: Example CPU @ 2.50GHz before, Other CPU after") for warning in warnings)
     assert not [warning for warning in warnings if warning.startswith("torch ")]
 
 

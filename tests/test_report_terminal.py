@@ -7,7 +7,9 @@ import pytest
 from rich.cells import cell_len
 
 from flopwatch.record import Record, load_record
-from flopwatch.report.terminal import render
+from flopwatch.report.content import fields
+from flopwatch.report.messages import Words
+from flopwatch.report.terminal import draw, render
 
 RECORDS = sorted((Path(__file__).parent / "data" / "records").glob("*.json"))
 HOSTILE = "</script><img src=x onerror=alert(1)>\x1b]0;owned\x07\x1b[31m"
@@ -70,7 +72,7 @@ def test_control_characters_in_names_are_shown_and_not_obeyed(path):
 
     def rename(data):
         for result in data["results"]:
-            for key in ("model", "device"):
+            for key in ("model", "device", "name"):
                 result[key] = HOSTILE
 
     data = json.loads(path.read_text(encoding="utf-8"))
@@ -140,7 +142,9 @@ def test_operators_without_a_formula_are_listed():
 
 
 def test_a_kind_without_a_drawing_of_its_own_is_shown_field_by_field():
-    """A record from a later flopwatch still renders."""
-    text = render(record_of("roofline"), width=100)
-    assert "mfu_ceiling" in text
-    assert "layers.ffn.up" in text
+    """What a later flopwatch may put into a record is still readable: plain fields, lists of objects as tables."""
+    result = {"model": "gpt-xl", "ceiling": {"fraction": 0.71, "known": None}, "rows": [{"name": "ffn", "flops": 1234}]}
+    text = draw(fields.blocks([result], Words()), width=80, color=False, unicode=True)
+    assert "ceiling.fraction  0.71" in text
+    assert "ceiling.known     n/a" in text
+    assert "1,234" in text

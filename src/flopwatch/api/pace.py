@@ -22,11 +22,15 @@ _FEWEST_SECONDS: Final = 3.0  # work shorter than this says little of the pace: 
 
 
 class Pace(msgspec.Struct, kw_only=True):
-    """What this machine is taken to do in a second. It learns from every try that ran (`learn`)."""
+    """What this machine is taken to do in a second. It learns from everything that ran (`learn`), phase by phase.
+
+    `flops_per_s` is for phases that nothing is known of: at first a share of the peak, then what ran last.
+    """
 
     flops_per_s: float
     bandwidth_bytes_per_s: float = _BANDWIDTH_BYTES_PER_S
     device_type: str = "cpu"
+    learned_flops_per_s: dict[str, float] = {}
 
     def start_s(self, spec: ModelSpec) -> float:
         """Seconds until a fresh process has the network."""
@@ -36,7 +40,11 @@ class Pace(msgspec.Struct, kw_only=True):
     def step_s(self, spec: ModelSpec, workload: Workload) -> float:
         """Seconds of one step."""
         update_bytes = count_params(spec).total * _UPDATE_BYTES_PER_PARAM if workload.is_train else 0
-        return step_flops(spec, workload).hardware_flops / self.flops_per_s + update_bytes / self.bandwidth_bytes_per_s
+        return self._matmuls_s(spec, workload) + update_bytes / self.bandwidth_bytes_per_s
+
+    def _matmuls_s(self, spec: ModelSpec, workload: Workload) -> float:
+        rate_flops_per_s = self.learned_flops_per_s.get(workload.phase, self.flops_per_s)
+        return step_flops(spec, workload).hardware_flops / rate_flops_per_s
 
     def tries_s(self, spec: ModelSpec, workload: Workload, *, n_tries: float, n_steps: int) -> float:
         """Seconds of `n_tries` processes that run `n_steps` steps each."""
@@ -51,10 +59,11 @@ class Pace(msgspec.Struct, kw_only=True):
 
     def learn(self, spec: ModelSpec, workload: Workload, *, n_steps: int, wall_s: float) -> None:
         """Take the pace from a try that ran: the work that was done over the time left after starting up."""
-        update_s = self.step_s(spec, workload) - step_flops(spec, workload).hardware_flops / self.flops_per_s
+        update_s = self.step_s(spec, workload) - self._matmuls_s(spec, workload)
         worked_s = wall_s - self.start_s(spec) - n_steps * update_s
         if worked_s >= _FEWEST_SECONDS:
             self.flops_per_s = n_steps * step_flops(spec, workload).hardware_flops / worked_s
+            self.learned_flops_per_s[workload.phase] = self.flops_per_s
 
 
 def pace_of(peak_flops_per_s: float, *, device: str) -> Pace:

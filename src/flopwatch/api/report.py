@@ -30,7 +30,8 @@ from flopwatch.store import Store
 from flopwatch.units import format_seconds
 from flopwatch.workload import Phase, Workload
 
-_TRIES: Final = 2.5  # a search: the prediction, its neighbour, now and then one more
+_TRIES: Final = 3  # a search: the prediction, its neighbour, now and then one more
+_RESERVE_FRACTION: Final = 0.1  # of the budget: what a plan may be wrong by
 _BENCH_STEPS: Final = 10  # two to start, warm-up, five samples
 _WEIGHTS: Final = {"fit": 3, "bench": 1}  # shares of the time that is left
 _UNKNOWN_PEAK: Final = 1e11  # a few cores
@@ -151,7 +152,7 @@ class _Run:
             return
         most = min(most, self.request.max_batch)
         found = fit_batch(self._fit_request(model, phase, most), self.series)
-        model.fits[phase] = self._capped(found, most)
+        model.fits[phase] = self._capped(request, found, most)
         for probe in found.probes:
             if probe.outcome == "ok":
                 self.pace.learn(model.spec, self.request.at(phase, probe.batch), n_steps=N_STEPS, wall_s=probe.wall_s)
@@ -166,13 +167,14 @@ class _Run:
             timeout_s=self.request.timeout_s,
         )
 
-    def _capped(self, found: FitResult, most: int) -> FitResult:
-        """The result with the reason why no larger batch was tried, where that is so."""
+    def _capped(self, request: FitRequest, found: FitResult, most: int) -> FitResult:
+        """The result with the reason why no larger batch was tried, where time is it, and the batch predicted then."""
         if not found.details.get("capped") or most == self.request.max_batch:
             return found
+        predicted = None if found.predicted_batch is None else predict_batch(request).predicted_batch
         budget = format_seconds(self.request.budget_s or 0.0)
         why = f"it would take longer than its share of --budget {budget}"
-        return msgspec.structs.replace(found, details={**found.details, "capped_by": why})
+        return msgspec.structs.replace(found, predicted_batch=predicted, details={**found.details, "capped_by": why})
 
     def _bench(self, model: _Model, phase: Phase, within_s: float) -> None:
         """Time the largest batch that fits and that there is time for."""
@@ -195,9 +197,12 @@ class _Run:
             device=self.request.device,
             timeout_s=self.request.timeout_s,
         )
+        measured = bench_step(request, self.series)
+        wall_s = self.pace.start_s(model.spec) + measured.timing.median_s
+        self.pace.learn(model.spec, request.workload, n_steps=1, wall_s=wall_s)
         model.benches[phase] = bench_result(
             request,
-            bench_step(request, self.series),
+            measured,
             device_name=self.machine.name,
             convention=find_convention(self.request.convention),
             ceilings=self.ceilings,
@@ -214,7 +219,9 @@ class _Run:
 
     def _left_s(self) -> float:
         spent_s = self.series.spent_s - self.began_s
-        return math.inf if self.request.budget_s is None else max(0.0, self.request.budget_s - spent_s)
+        if self.request.budget_s is None:
+            return math.inf
+        return max(0.0, self.request.budget_s * (1 - _RESERVE_FRACTION) - spent_s)
 
     def _why_no_time(self, needs_s: float) -> str:
         left, budget = format_seconds(self._left_s()), format_seconds(self.request.budget_s or 0.0)

@@ -46,6 +46,7 @@ def report(
     _check_files(html, output)
     changes = (model_options or ModelOptions()).changes()
     specs = [resolve_spec(name, changes) for name in dict.fromkeys((model, *models))]
+    options.check(specs)
     machine = ProbeSeries().machine(options.device)
     step = options.workload(specs, machine)
     asked, where = request(**options.asked(specs, step)), environment(machine)

@@ -62,6 +62,8 @@ class ReportOptions:
 
     def __post_init__(self) -> None:
         find_convention(self.convention)
+        if self.limit is not None:
+            given_limit(self.limit)
         if self.dtype in {"fp8", "int8"}:
             raise InputError(f"--dtype {self.dtype} cannot be run", hint="use fp32, bf16 or fp16")
         if "train" not in self.phase and (self.optimizer != "adamw" or self.recompute != "none"):
@@ -69,12 +71,15 @@ class ReportOptions:
         if self.batch is not None and self.max_batch is not None and self.batch > self.max_batch:
             raise InputError(f"--batch {self.batch} is more than --max {self.max_batch}", hint="give one of them")
 
+    def check(self, specs: Sequence[ModelSpec]) -> None:
+        """Raise SpecError for a sequence that is longer than a model's context."""
+        for spec in specs:
+            spec.check_seq_len(self.seq or 1)
+
     def workload(self, specs: Sequence[ModelSpec], machine: Machine) -> Workload:
-        """The step that all models are measured with; raises SpecError for a sequence longer than a context."""
+        """The step that all models are measured with."""
         usual = _CPU_SEQ_LEN if machine.kind == "cpu" else _SEQ_LEN
         seq_len = self.seq if self.seq is not None else min(usual, *(spec.max_seq_len for spec in specs))
-        for spec in specs:
-            spec.check_seq_len(seq_len)
         return Workload(
             seq_len=seq_len,
             phase="train",

@@ -206,6 +206,7 @@ ENGLISH: Final[dict[str, str]] = {
     "page.kind_peak": "Measured peak",
     "page.kind_devices": "Devices",
     "page.kind_mfu": "MFU",
+    "page.kind_doctor": "This machine",
     "page.kind_roofline": "Roofline",
     "page.kind_compare": "What changed",
     "glossary.FLOPs": "floating-point operations, an amount of work; one multiply-add is 2",

@@ -13,7 +13,7 @@ from flopwatch.report.content import bench, blocks_of, fit
 from flopwatch.report.content.count import shares_table, uncounted_facts
 from flopwatch.report.content.fields import flat, text_of
 from flopwatch.report.content.figures import convention_text
-from flopwatch.report.content.report import denominator_notes, phase_lines, skipped_table, work_table
+from flopwatch.report.content.report import denominator_notes, limit_notes, phase_lines, skipped_table, work_table
 from flopwatch.report.document import Block, Fact, Facts, Note
 from flopwatch.report.messages import Words
 
@@ -82,7 +82,9 @@ def _report_sections(results: Sequence[ReportResult], words: Words) -> list[Sect
         Section(
             id="fit",
             title=words("report.fits"),
-            blocks=[fit.comparison(fits, words)] if fits else [Note(text=words("report.no_fits"))],
+            blocks=[*limit_notes(fits, words), fit.comparison(fits, words)]
+            if fits
+            else [Note(text=words("report.no_fits"))],
             charts=[charts[name] for name in ("probes",) if name in charts],
             folded=_probes(results, words),
         ),

@@ -59,8 +59,8 @@ def draw(blocks: Sequence[Block], *, width: int, color: bool, unicode: bool) -> 
         _environ={},
     )
     pen = _Pen(console, unicode=unicode)
-    for index, block in enumerate(blocks):
-        pen.draw(block, is_first=index == 0)
+    for block in blocks:
+        pen.draw(block)
     text = out.getvalue().replace(_GLUE, " ")
     return "\n".join(line.rstrip() for line in text.splitlines()).strip("\n")
 
@@ -71,12 +71,13 @@ class _Pen:
     def __init__(self, console: Console, *, unicode: bool) -> None:
         self._console = console
         self._unicode = unicode
-        self._after_heading = False
+        self._last: Block | None = None
 
-    def draw(self, block: Block, *, is_first: bool) -> None:
-        if not is_first and not self._after_heading:
+    def draw(self, block: Block) -> None:
+        is_list = isinstance(block, Note) and isinstance(self._last, Note)  # notes below one another are one list
+        if self._last is not None and not isinstance(self._last, Heading) and not is_list:
             self._console.print()
-        self._after_heading = isinstance(block, Heading)
+        self._last = block
         match block:
             case Heading():
                 self._console.print(self._text(block.text, "bold cyan"))

@@ -18,6 +18,7 @@ def blocks(results: Sequence[ReportResult], words: Words) -> list[Block]:
     benches = [item for result in results for item in result.benches]
     shown: list[Block] = [Heading(text=words("report.work")), work_table(results, words)]
     shown.append(Heading(text=words("report.fits")))
+    shown += limit_notes(fits, words)
     shown.append(fit.comparison(fits, words) if fits else Note(text=words("report.no_fits")))
     shown.append(Heading(text=words("report.speed")))
     shown.append(bench.comparison(benches, words) if benches else Note(text=words("report.no_benches")))
@@ -57,8 +58,26 @@ def work_table(results: Sequence[ReportResult], words: Words) -> Table:
     )
 
 
+def limit_notes(fits: Sequence[FitResult], words: Words) -> list[Block]:
+    """What the searches have in common: sequence, dtype, and the limit with its source."""
+    lines = dict.fromkeys(
+        words(
+            "report.limit",
+            seq_len=f"{item.seq_len:,}",
+            dtype=item.dtype,
+            limit=units.format_bytes(item.limit_bytes),
+            source=item.limit_source,
+        )
+        for item in fits
+    )
+    return [Note(text=line, style="dim") for line in lines]
+
+
 def denominator_notes(benches: Sequence[BenchResult], words: Words) -> list[Block]:
     """What the percentages are of: every denominator once, unknown ones with their reason, and what exceeds 100 %."""
+    steps = dict.fromkeys(
+        words("report.step", dtype=item.dtype, device=item.device, n=len(item.step_s.samples)) for item in benches
+    )
     lines: dict[str, str] = {}
     for row in (row for item in benches for row in item.utilization if row.name == "mfu"):
         if row.fraction is None or row.peak_flops_per_s is None:
@@ -66,7 +85,7 @@ def denominator_notes(benches: Sequence[BenchResult], words: Words) -> list[Bloc
         else:
             of = utilization_text(row, words).partition(" of ")[2]
             lines.setdefault(words("use.denominator", what=of, convention=row.convention), "")
-    notes: list[Block] = [Note(text=f"MFU: {line}", style="dim") for line in lines]
+    notes: list[Block] = [Note(text=line, style="dim") for line in (*steps, *(f"MFU: {line}" for line in lines))]
     return [*notes, *above_peak_notes([row for item in benches for row in item.utilization], words)]
 
 
