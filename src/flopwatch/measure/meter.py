@@ -7,6 +7,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import inf
 from typing import Final
 
 import msgspec
@@ -25,9 +26,9 @@ Snapshot = tuple[int, float, int, float, float]
 """Counted so far: steps, their seconds, tokens, model FLOPs, hardware FLOPs."""
 
 _BEGIN: Final[Snapshot] = (0, 0.0, 0, 0.0, 0.0)
-_LEAST_WARMUP: Final = 3
+_N_STEADY: Final = 2
 _MOST_WARMUP: Final = 30
-_STEADY_FRACTION: Final = 0.20  # three steps in a row within it are steady
+_FASTER_FRACTION: Final = 0.20  # a step that is so much faster than all before it: warm-up was not over
 _CAUSES: Final = (
     "usual causes: tokens of all ranks given to each (a rank gives its own), ranks of one replica not given as"
     " ranks_per_replica, another dtype or device than the peak is for, n_devices, a loop so short that the host ran"
@@ -43,9 +44,9 @@ class MeterWarning(UserWarning):
 class Meter:
     """The speed of a training loop: `add` for each micro-batch, `step` when the weights were updated.
 
-    Time is what passes on the host between two steps. Rates are those of the last `window_steps` steps; the first
-    steps (`warmup_steps`, or until three in a row are alike) and `pause`s are no part of them, and show in the
-    goodput: the time of counted steps over all time since the meter was made, or `start` was called.
+    Time is what passes on the host between two steps. Rates are those of the last `window_steps` steps. Warm-up
+    (`warmup_steps`, or until two steps in a row are not much faster than all before them) and `pause`s are no part of
+    them, and show in the goodput: the time of counted steps over all time since the meter was made, or `start`ed.
 
     `step` and `add` take some microseconds, do not wait for the device and never talk to other ranks: with more than
     one rank their figures are this rank's. `gather` and `summary` ask all ranks, so every rank must call them.
@@ -89,7 +90,8 @@ class Meter:
         self._model_flops = self._hardware_flops = 0.0
         self._pending: Work | None = None
         self._open_pause: str | None = None
-        self._recent: deque[float] = deque(maxlen=_LEAST_WARMUP)
+        self._n_steady = 0
+        self._fastest_s_per_token = inf
         self._is_warm = self._warmup_steps == 0
         self._window.clear()
         self._window.append(_BEGIN)
@@ -214,6 +216,16 @@ class Meter:
         return self._is_warm
 
     @property
+    def has_work(self) -> bool:
+        """Whether something was `add`ed since the last step."""
+        return self._pending is not None
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether a pause is open."""
+        return self._open_pause is not None
+
+    @property
     def why_no_mfu(self) -> str | None:
         """Why there is no `perf/mfu`, with the way out; None where there is one once the loop is warm."""
         if self.cost.reason is not None:
@@ -248,14 +260,13 @@ class Meter:
             self._is_warm = self._n_warmup >= self._warmup_steps
             return
         if n_tokens:
-            self._recent.append(step_s / n_tokens)
-        is_full = len(self._recent) == _LEAST_WARMUP and min(self._recent) > 0
-        is_steady = is_full and max(self._recent) <= min(self._recent) * (1 + _STEADY_FRACTION)
-        self._is_warm = is_steady or self._n_warmup >= _MOST_WARMUP
-        if self._is_warm and not is_steady:
-            self._note(
-                "unsteady", f"{_MOST_WARMUP} warm-up steps never took a steady time; steps are counted from here"
-            )
+            s_per_token = step_s / n_tokens
+            is_record = s_per_token < self._fastest_s_per_token * (1 - _FASTER_FRACTION)
+            self._n_steady = 0 if is_record else self._n_steady + 1
+            self._fastest_s_per_token = min(self._fastest_s_per_token, s_per_token)
+        self._is_warm = self._n_steady >= _N_STEADY or self._n_warmup >= _MOST_WARMUP
+        if self._n_warmup >= _MOST_WARMUP and self._n_steady < _N_STEADY:
+            self._note("unsteady", f"{_MOST_WARMUP} warm-up steps went on getting faster; steps are counted from here")
 
     def _count(self, step_s: float, work: Work) -> None:
         tokens, model_flops, hardware_flops = work

@@ -1,0 +1,201 @@
+"""MeterCallback: tokens/s, MFU and goodput in the logs of a Hugging Face `Trainer`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from flopwatch.api.meter import Meter
+from flopwatch.errors import InputError, MissingError
+from flopwatch.measure.meter_cost import unknown_cost
+from flopwatch.model.huggingface import config_fields
+from flopwatch.model.params import count_params
+from flopwatch.model.spec import ModelSpec, spec_from_fields
+
+try:
+    import torch
+    from transformers import TrainerCallback
+except ImportError as error:
+    raise MissingError(
+        f"the Hugging Face callback needs transformers ({error})", hint="pip install 'flopwatch[hf]'"
+    ) from error
+
+Count = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+"""The keyword inputs of one forward pass -> what `Meter.add` is told of them."""
+
+_PACKED: Final = ("cu_seq_lens_q", "cu_seqlens", "seq_idx")  # what collators that pack without padding pass on
+_DTYPES: Final = {"torch.float32": "fp32", "torch.bfloat16": "bf16", "torch.float16": "fp16", "torch.float64": "fp64"}
+_GIVE: Final = "give flops_per_token, such as fw.trace(step).total / tokens"
+
+
+class MeterCallback(TrainerCallback):
+    """A `TrainerCallback` that puts `perf/...` into the Trainer's training logs; `meter` is its `fw.Meter`.
+
+    The model's FLOPs come from its config, if that tells all of its parameters and all of them are trained; the dtype,
+    recomputation and devices from the Trainer's arguments. `options` are those of `fw.Meter` and win. Tokens are
+    counted by the shapes of the inputs, padding included; `count` tells the lengths where they are known on the host.
+    Evaluations and checkpoints are pauses. Over several ranks the figures are gathered when the Trainer logs.
+
+    Given in `callbacks=`, its figures reach the Trainer's log history and the callbacks after it. Reporters such as
+    TensorBoard come before those: `add_meter(trainer)` puts it first.
+    """
+
+    def __init__(self, *, count: Count | None = None, **options: Any) -> None:
+        super().__init__()
+        self.meter: Meter | None = None
+        self._count = count
+        self._options = options
+        self._is_training = False
+        self._hook: Any = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Make the meter, and watch the model's forward passes."""
+        model = kwargs["model"]
+        self.meter = _make_meter(model, args, self._options)
+        watch = torch.compiler.disable(self._see)  # a compiled model must not trace what counts its inputs
+        self._hook = model.register_forward_pre_hook(watch, with_kwargs=True)
+        self._is_training = True
+        self.meter.start()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """End the meter's step."""
+        if self.meter is not None:
+            if not self.meter.has_work:
+                raise InputError(
+                    "a training step ended and the model's forward was not seen",
+                    hint="the Trainer calls another module than its model: use fw.Meter in that loop",
+                )
+            self.meter.step()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Add the figures to a training log; all ranks come here together."""
+        if self.meter is None or not self._is_training or logs is None or "loss" not in logs:
+            return
+        found = self.meter.gather()
+        logs.update(found)
+        if state.log_history and state.log_history[-1].get("step") == state.global_step:
+            state.log_history[-1].update(found)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The time since the last step was an evaluation."""
+        self._skip("eval")
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The time since the last step, or the evaluation after it, was a checkpoint."""
+        self._skip("save")
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Stop watching."""
+        self._is_training = False
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
+
+    def _skip(self, name: str) -> None:
+        if self.meter is not None and self._is_training:
+            self.meter.skip(name)
+
+    def _see(self, model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Count the inputs of one forward pass by their shape, which the host knows."""
+        if self.meter is None or not model.training:
+            return
+        if self._count is not None:
+            self.meter.add(**self._count(kwargs))
+            return
+        n_sequences, length = _shape(model, args, kwargs)
+        if _is_packed(n_sequences, kwargs) and self.meter.cost.reason is None:
+            self.meter.cost = unknown_cost("sequences are packed, and their lengths are on the device: give count=")
+        if self.meter.cost.model is None:
+            self.meter.add(tokens=n_sequences * length)
+        else:
+            self.meter.add(tokens=n_sequences * length, sequences=n_sequences)
+
+
+def add_meter(trainer: Any, *, count: Count | None = None, **options: Any) -> MeterCallback:
+    """The MeterCallback now in `trainer`, before all its other callbacks, so that every reporter sees its figures."""
+    callback = MeterCallback(count=count, **options)
+    trainer.callback_handler.callbacks.insert(0, callback)
+    return callback
+
+
+def spec_of_model(model: Any) -> ModelSpec:
+    """The spec that a transformers model's config describes; raises InputError when it is not the whole model.
+
+    It has to have as many parameters as the model, so that other heads, adapters and quantised weights are not taken
+    for what they are not, and all of them have to be trained.
+    """
+    config = getattr(model, "config", None)  # any nn.Module can be trained
+    if config is None or not hasattr(config, "to_json_string"):
+        raise InputError(f"{type(model).__name__} has no config to count from", hint=_GIVE)
+    name = type(model).__name__
+    fields = config_fields(json.loads(config.to_json_string()), name)
+    fields.pop("part", None)
+    spec = spec_from_fields({"name": name, **fields})
+    parameters = list(model.parameters())
+    n_all = sum(_numel(parameter) for parameter in parameters)
+    if n_all != count_params(spec).total:
+        expected = f"its config describes {count_params(spec).total:,}"
+        raise InputError(f"{name} has {n_all:,} parameters and {expected}", hint=_GIVE)
+    n_frozen = sum(_numel(parameter) for parameter in parameters if not parameter.requires_grad)
+    if n_frozen:
+        raise InputError(f"{n_frozen:,} of {n_all:,} parameters are not trained, which costs less", hint=_GIVE)
+    return spec
+
+
+def _numel(parameter: Any) -> int:
+    """Elements of a parameter, of the whole one where DeepSpeed keeps only a part here."""
+    return int(getattr(parameter, "ds_numel", parameter.numel()))
+
+
+def _make_meter(model: Any, args: Any, options: dict[str, Any]) -> Meter:
+    known = {"dtype": _dtype(model, args), "n_devices": args.world_size * max(1, args.n_gpu)} | options
+    if "model" in options or "flops_per_token" in options:
+        return Meter(**known)
+    try:
+        spec = spec_of_model(model)
+        known.setdefault("recompute", _recompute(args))
+    except InputError as error:  # what cannot be counted is no reason to stop a training run: mfu is n/a, and says why
+        meter = Meter(**{name: value for name, value in known.items() if name not in {"recompute", "convention"}})
+        meter.cost = unknown_cost(str(error))
+        return meter
+    return Meter(spec, **known)
+
+
+def _recompute(args: Any) -> str:
+    """What the Trainer computes again; raises InputError where it is only a part of the layers."""
+    if not args.gradient_checkpointing:
+        return "none"
+    every = (args.gradient_checkpointing_kwargs or {}).get("every_n_layers", 1)
+    if every != 1:
+        raise InputError(f"only some layers are computed again (every_n_layers={every})", hint=_GIVE)
+    return "full"
+
+
+def _dtype(model: Any, args: Any) -> str:
+    """The dtype that matmuls run in: of autocast, else of the weights (tf32 where it was asked for)."""
+    if args.bf16 or args.fp16:
+        return "bf16" if args.bf16 else "fp16"
+    dtype = _DTYPES.get(str(next(model.parameters()).dtype))
+    if dtype is None:
+        raise InputError("the dtype of the matmuls is not known", hint="give the callback dtype=")
+    return "tf32" if dtype == "fp32" and args.tf32 else dtype
+
+
+def _shape(model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[int, int]:
+    """Sequences and their length, padded as they are."""
+    name = getattr(model, "main_input_name", "input_ids")
+    inputs = kwargs.get(name, kwargs.get("inputs_embeds", args[0] if args else None))
+    if not isinstance(inputs, torch.Tensor) or inputs.dim() < 2:
+        raise InputError(
+            f"the forward pass has no {name} of [sequences, length] to count tokens by",
+            hint="give the callback count=, a function of the inputs",
+        )
+    return inputs.shape[0], inputs.shape[1]
+
+
+def _is_packed(n_sequences: int, kwargs: Mapping[str, Any]) -> bool:
+    """Whether one row holds several sequences that do not see each other."""
+    if any(kwargs.get(name) is not None for name in _PACKED):
+        return True
+    return n_sequences == 1 and kwargs.get("position_ids") is not None and kwargs.get("attention_mask") is None

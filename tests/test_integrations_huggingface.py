@@ -1,0 +1,257 @@
+"""A real Hugging Face Trainer with the callback: its logged figures against the test's own clock and FLOPs by hand."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+import flopwatch as fw
+
+transformers = pytest.importorskip("transformers")
+from flopwatch.integrations import huggingface  # noqa: E402 - only where transformers is installed
+
+N_LAYERS, WIDTH, VOCABULARY, LENGTH = 3, 36, 97, 31
+N_SEQUENCES, N_ACCUMULATE = 2, 3
+PEAK = 1e11
+CHECKPOINTING = next(  # renamed in transformers 5
+    name
+    for name in ("activation_checkpointing", "gradient_checkpointing")
+    if name in transformers.TrainingArguments.__dataclass_fields__
+)
+# 6 FLOPs a weight in matmuls (12 d^2 a layer, the head) and token, 12 L d T of attention.
+FLOPS_PER_TOKEN = 6 * (N_LAYERS * 12 * WIDTH**2 + WIDTH * VOCABULARY) + 12 * N_LAYERS * WIDTH * LENGTH
+
+
+def make_model(kind=transformers.GPT2LMHeadModel, **fields):
+    """GPT-2, tiny, with random weights."""
+    config = transformers.GPT2Config(
+        n_layer=N_LAYERS, n_embd=WIDTH, n_head=3, vocab_size=VOCABULARY, n_positions=64, bos_token_id=0, eos_token_id=0
+    )
+    config.update({"pad_token_id": 0, **fields})
+    return kind(config)
+
+
+def make_trainer(model, folder, **options):
+    """A quiet Trainer of 15 steps on random tokens, on the CPU."""
+    ids = torch.randint(VOCABULARY, (90, LENGTH), generator=torch.Generator().manual_seed(0))
+    rows = [{"input_ids": row, "labels": row} for row in ids]
+    arguments = {
+        "output_dir": str(folder),
+        "per_device_train_batch_size": N_SEQUENCES,
+        "gradient_accumulation_steps": N_ACCUMULATE,
+        "max_steps": 15,
+        "logging_steps": 5,
+        "report_to": [],
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "save_strategy": "no",
+        **options,
+    }
+    return transformers.Trainer(
+        model=model,
+        args=transformers.TrainingArguments(**arguments),
+        train_dataset=rows,
+        eval_dataset=rows[:12],
+    )
+
+
+class OwnClock(transformers.TrainerCallback):
+    """When each step began and ended by a clock of the test's own; a step begins anew after evaluation and checkpoint.
+
+    One stands before the callback under test and one behind it: what that one read lies between them, however long
+    the machine does something else meanwhile.
+    """
+
+    def __init__(self):
+        self.began_s = []
+        self.ended_s = []
+
+    def on_train_begin(self, *_, **__):
+        self.began_s.append(time.perf_counter())
+
+    def on_step_end(self, *_, **__):
+        self.ended_s.append(time.perf_counter())
+        self.began_s.append(self.ended_s[-1])
+
+    def on_evaluate(self, *_, **__):
+        self.began_s[-1] = time.perf_counter()
+
+    def on_save(self, *_, **__):
+        self.began_s[-1] = time.perf_counter()
+
+
+class Reporter(transformers.TrainerCallback):
+    """What a reporter such as TensorBoard sees."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_log(self, args, state, control, logs=None, **_):
+        self.seen.append(dict(logs))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning")
+def test_a_trainer_logs_the_mfu_that_a_clock_of_ones_own_gives(tmp_path, capsys):
+    """Window of 4 steps, an evaluation and a checkpoint after step 12 between the last log and the one before."""
+    trainer = make_trainer(
+        make_model(), tmp_path, eval_strategy="steps", eval_steps=12, save_strategy="steps", save_steps=12
+    )
+    reporter, before, behind = Reporter(), OwnClock(), OwnClock()
+    trainer.add_callback(reporter)
+    callback = huggingface.add_meter(trainer, peak_flops_per_s=PEAK, warmup_steps=2, window_steps=4)
+    trainer.callback_handler.callbacks.insert(0, before)
+    trainer.add_callback(behind)
+    trainer.train()
+    capsys.readouterr()
+    logged = {row["step"]: row for row in trainer.state.log_history if "loss" in row}
+    assert sorted(logged) == [5, 10, 15]
+    for last, n_steps in ((5, 3), (10, 4), (15, 4)):
+        steps = range(last - n_steps, last)
+        least_s = sum(before.ended_s[i] - behind.began_s[i] for i in steps)
+        most_s = sum(behind.ended_s[i] - before.began_s[i] for i in steps)
+        n_tokens = n_steps * N_SEQUENCES * N_ACCUMULATE * LENGTH
+        assert 0.99 * n_tokens / most_s <= logged[last]["perf/tokens_per_s"] <= 1.01 * n_tokens / least_s
+        flops = n_tokens * FLOPS_PER_TOKEN
+        assert 0.99 * flops / most_s / PEAK <= logged[last]["perf/mfu"] <= 1.01 * flops / least_s / PEAK
+    assert logged[15]["perf/mfu"] == pytest.approx(callback.meter.metrics()["perf/mfu"], rel=0.01)
+    assert [row["perf/mfu"] for row in reporter.seen if "loss" in row] == [row["perf/mfu"] for row in logged.values()]
+    summary = callback.meter.summary()
+    assert summary["perf/paused_s/eval"] > 0
+    assert summary["perf/paused_s/save"] > 0
+    assert not any("perf/mfu" in row for row in trainer.state.log_history if "eval_loss" in row)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning")
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        ("classifier", "parameters and its config describes"),
+        ("frozen", "parameters are not trained"),
+    ],
+)
+def test_a_model_that_its_config_does_not_tell_of_has_tokens_and_no_mfu(tmp_path, capsys, make, reason):
+    """Another head, or frozen weights: n/a with the reason, and training goes on."""
+    model = make_model()
+    if make == "frozen":
+        model.transformer.wte.requires_grad_(False)
+    else:
+        model.adapter = torch.nn.Linear(5, 5)
+    trainer = make_trainer(model, tmp_path, max_steps=3, logging_steps=3)
+    callback = huggingface.MeterCallback(peak_flops_per_s=PEAK, warmup_steps=0)
+    trainer.add_callback(callback)
+    trainer.train()
+    capsys.readouterr()
+    (row,) = [row for row in trainer.state.log_history if "loss" in row]
+    assert row["perf/tokens_per_s"] > 0
+    assert "perf/mfu" not in row
+    assert reason in callback.meter.why_no_mfu
+    assert "flops_per_token" in callback.meter.why_no_mfu
+
+
+def test_the_spec_of_a_model_is_the_one_of_its_config():
+    """As many parameters as the model has: 2 tables, 3 layers, one norm."""
+    spec = huggingface.spec_of_model(make_model())
+    assert (spec.n_layers, spec.d_model, spec.vocab_size, spec.tied_head) == (N_LAYERS, WIDTH, VOCABULARY, True)
+
+
+def test_a_module_without_a_config_says_so():
+    """Any nn.Module can be given to a Trainer."""
+    with pytest.raises(fw.FlopwatchError, match="Linear has no config"):
+        huggingface.spec_of_model(torch.nn.Linear(3, 5))
+
+
+def _watching(model, **options):
+    callback = huggingface.MeterCallback(peak_flops_per_s=1e30, warmup_steps=0, **options)
+    arguments = transformers.TrainingArguments(output_dir="unused", use_cpu=True, report_to=[])
+    callback.on_train_begin(arguments, None, None, model=model)
+    return callback
+
+
+@pytest.mark.parametrize("packed", [{"position_ids": torch.arange(LENGTH)[None]}, {"cu_seq_lens_q": torch.arange(3)}])
+def test_packed_rows_are_not_taken_for_one_long_sequence(packed, tmp_path, monkeypatch):
+    """Their lengths are on the device: no MFU, and the way to give them."""
+    monkeypatch.chdir(tmp_path)
+    model = make_model().train()
+    callback = _watching(model)
+    ids = torch.zeros((1, LENGTH), dtype=torch.int64)
+    callback._see(model, (), {"input_ids": ids, **packed})
+    callback.on_step_end(None, None, None)
+    assert "perf/mfu" not in callback.meter.metrics()
+    assert "give count=" in callback.meter.why_no_mfu
+    counted = _watching(model, count=lambda inputs: {"lengths": [7, 24]})
+    counted._see(model, (), {"input_ids": ids, **packed})
+    counted.on_step_end(None, None, None)
+    assert "perf/mfu" in counted.meter.metrics()
+
+
+def test_an_evaluations_forwards_are_not_counted(tmp_path, monkeypatch):
+    """The model says that it is not training."""
+    monkeypatch.chdir(tmp_path)
+    model = make_model().eval()
+    callback = _watching(model)
+    callback._see(model, (), {"input_ids": torch.zeros((2, LENGTH), dtype=torch.int64)})
+    assert not callback.meter.has_work
+
+
+def test_inputs_without_token_ids_are_refused(tmp_path, monkeypatch):
+    """With the option that tells how to count."""
+    monkeypatch.chdir(tmp_path)
+    model = make_model().train()
+    with pytest.raises(fw.FlopwatchError, match="count="):
+        _watching(model)._see(model, (), {"pixels": torch.zeros(3)})
+
+
+@pytest.mark.parametrize(
+    ("options", "dtype"),
+    [({}, "fp32"), ({"bf16": True}, "bf16"), ({CHECKPOINTING: True}, "fp32")],
+)
+def test_dtype_and_recomputation_follow_the_trainers_arguments(options, dtype, tmp_path, monkeypatch):
+    """bf16 autocast divides by the bf16 peak; checkpointing is work for HFU."""
+    monkeypatch.chdir(tmp_path)
+    model = make_model()
+    arguments = transformers.TrainingArguments(output_dir="unused", use_cpu=True, report_to=[], **options)
+    callback = huggingface.MeterCallback(device="A100 SXM4 80GB")
+    callback.on_train_begin(arguments, None, None, model=model)
+    assert dtype in callback.meter.peak.source
+    table = callback.meter.cost
+    assert (table.hardware[LENGTH] > table.model[LENGTH]) == bool(options.get(CHECKPOINTING))
+    callback.on_train_end(arguments, None, None)
+
+
+def test_checkpointing_of_some_layers_is_not_taken_for_all_of_them(tmp_path, monkeypatch):
+    """Which layers are computed again is not in the closed form: n/a, and why."""
+    monkeypatch.chdir(tmp_path)
+    options = {CHECKPOINTING: True, f"{CHECKPOINTING}_kwargs": {"every_n_layers": 2}}
+    arguments = transformers.TrainingArguments(output_dir="unused", use_cpu=True, report_to=[], **options)
+    callback = huggingface.MeterCallback(peak_flops_per_s=1e30)
+    callback.on_train_begin(arguments, None, None, model=make_model())
+    assert "every_n_layers=2" in callback.meter.why_no_mfu
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("library", "module", "extra"),
+    [("transformers", "huggingface", "hf"), ("lightning", "lightning", "lightning")],
+)
+def test_a_missing_library_is_named_with_the_command_that_brings_it(library, module, extra):
+    """Importing the callback is using it."""
+    code = (
+        f"import sys; sys.modules['{library}'] = None\n"
+        "from flopwatch.errors import MissingError\n"
+        f"try:\n    import flopwatch.integrations.{module}\n"
+        "except MissingError as error:\n    print(error, error.exit_code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert f"pip install 'flopwatch[{extra}]'" in done.stdout
+    assert done.stdout.strip().endswith(" 4")
+
+
+def test_importing_the_package_of_integrations_loads_neither_library():
+    """Only the callback that is used imports its library."""
+    code = "import sys, flopwatch.integrations; print([m for m in ('transformers', 'lightning') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
