@@ -7,7 +7,9 @@ import sys
 import msgspec
 import pytest
 
+from flopwatch.device.catalog import find_device
 from flopwatch.device.detect import detect
+from flopwatch.device.machine import Accelerator, Machine
 from flopwatch.errors import InputError, ProbeError
 from flopwatch.measure import peak
 from flopwatch.probe.protocol import ProbeOutcome
@@ -119,6 +121,47 @@ def test_a_busy_measurement_says_so_and_is_tried_again(machine, store):
     second = peak.peak_here("fp32", machine, store, run=_probe(), on_measure=reasons.append)
     assert second.result.flops_per_s == 200e9
     assert "was measured while the machine was busy" in reasons[0]
+
+
+SUMMARY = {
+    "flops_per_s": 100e9,
+    "best_flops_per_s": 120e9,
+    "spread_fraction": 0.02,
+    "drift_fraction": 0.0,
+    "n_dropped": 0,
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "core_share", "throttled", "rate", "is_steady", "said"),
+    [
+        ({}, 0.99, set(), 100e9, True, ""),
+        ({}, None, set(), 100e9, True, ""),
+        ({"spread_fraction": 0.4}, 0.99, set(), 120e9, False, "samples differ by 40 %: the best of them was taken"),
+        ({}, 0.5, set(), 120e9, False, "other processes had 50 % of the cores' time: a lower bound"),
+        ({"spread_fraction": 0.4}, None, {"software power cap"}, 100e9, False, "the median of them was taken"),
+        ({}, None, {"software power cap"}, 100e9, True, "the driver held the clock down: software power cap"),
+        ({"n_dropped": 4}, 0.99, set(), 100e9, True, "the first 4 rounds were dropped"),
+    ],
+)
+def test_the_figure_to_go_by_depends_on_how_quiet_it_was(changes, core_share, throttled, rate, is_steady, said):
+    """Quiet: the median. Disturbed: the best sample, as a lower bound. Throttled: the median, that is how it runs."""
+    from flopwatch.probe.jobs_peak import judged
+
+    found = judged({**SUMMARY, **changes}, core_share, throttled)
+    assert (found["flops_per_s"], found["is_steady"]) == (rate, is_steady)
+    assert found["median_flops_per_s"] == 100e9
+    assert said in "; ".join(found["notes"])
+    assert bool(found["notes"]) == bool(said)
+
+
+def test_a_lowered_power_limit_is_noted(machine):
+    """250 of 350 W: the figure is that of this limit."""
+    card = Accelerator(kind="cuda", index=0, name="NVIDIA L40S", power_limit_w=250.0, default_power_limit_w=350.0)
+    here = Machine(kind="cuda", name=card.name, cpu=machine.cpu, accelerator=card, device=find_device(card.name))
+    result = peak.measure_peak("bf16", here, run=_probe(rate=300e12))
+    assert result.details["notes"] == ["the power limit is 250 W where the card's own is 350 W"]
+    assert result.fraction == pytest.approx(300 / 366.4)
 
 
 def test_a_failed_probe_is_an_error_with_its_reason(machine):

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from flopwatch.api.count import count
     from flopwatch.api.meter import Meter, MeterWarning
     from flopwatch.api.mfu import mfu
+    from flopwatch.api.peak import peak
+    from flopwatch.api.roofline import roofline
     from flopwatch.cost.convention import find_convention
     from flopwatch.device.catalog import find_device
     from flopwatch.errors import FlopwatchError
@@ -33,6 +35,8 @@ __all__ = [
     "find_device",
     "load_spec",
     "mfu",
+    "peak",
+    "roofline",
     "trace",
 ]
 
@@ -48,6 +52,8 @@ _WHERE = {
     "load_spec": "flopwatch.model.load",
     "trace": "flopwatch.trace.api",
     "mfu": "flopwatch.api.mfu",
+    "peak": "flopwatch.api.peak",
+    "roofline": "flopwatch.api.roofline",
 }
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from flopwatch import units, workload
-from flopwatch.cli.options import OutputOptions
+from flopwatch.cli.options import OutputOptions, StoreOptions
 from flopwatch.cli.output import emit, note
 from flopwatch.cli.request import request
 from flopwatch.device.detect import environment
@@ -23,6 +23,7 @@ def peak(
     dtype: Annotated[tuple[workload.DType, ...], Parameter(consume_multiple=False, negative="")] = (),
     device: str = "auto",
     quick: Annotated[bool, Parameter(negative="")] = False,
+    store: StoreOptions | None = None,
     output: OutputOptions | None = None,
 ) -> None:
     """The highest matmul FLOP/s and memory bandwidth of this machine, measured, and kept as its denominator of MFU.
@@ -44,7 +45,7 @@ def peak(
     bandwidth = measure_bandwidth(machine, budget_s=1.0 if quick else 3.0)
     budget_s = QUICK_S if quick else FULL_S if len(dtype) == 1 else EACH_S
     results, warnings = [], []
-    with Store() as store:
+    with Store((store or StoreOptions()).store) as kept:
         for name in dtype or dtypes_of(machine):
             note(f"measuring {name} matmuls", output)
             try:
@@ -56,7 +57,7 @@ def peak(
                 continue
             results.append(result)
             warnings += [f"{name}: {text}" for text in result.details["notes"]]
-            if not keep_peak(store, machine, result):
+            if not keep_peak(kept, machine, result):
                 warnings.append(f"{name}: a better measurement of this machine is kept as its denominator")
             if result.fraction is not None and result.fraction > 1:
                 warnings.append(f"{name}: {units.format_percent(result.fraction)} of the datasheet: it clocks higher")

@@ -95,6 +95,7 @@ def measure_peak(
         fraction=None if datasheet is None else found["flops_per_s"] / datasheet,
         details={
             **{name: found[name] for name in found if name not in {"flops_per_s", "shape", "stage", "dtype"}},
+            "notes": [*found["notes"], *_power_notes(machine)],
             "budget_s": budget_s,
             "bandwidth": dict(bandwidth) if bandwidth is not None else None,
         },
@@ -105,6 +106,16 @@ def measure_bandwidth(machine: Machine, *, budget_s: float = 3.0, run: Run = run
     """Memory bandwidth by copy and triad: `bytes_per_s` is the higher of the two medians, both are kept."""
     found = _ask("bandwidth", {"budget_s": budget_s}, machine, run)
     return {"bytes_per_s": max(found["copy"]["bytes_per_s"], found["triad"]["bytes_per_s"]), **found}
+
+
+def _power_notes(machine: Machine) -> list[str]:
+    """That the power limit is below the card's own, which lowers what can be reached."""
+    found = machine.accelerator
+    if found is None or found.power_limit_w is None or found.default_power_limit_w is None:
+        return []
+    if found.power_limit_w >= found.default_power_limit_w:
+        return []
+    return [f"the power limit is {found.power_limit_w:g} W where the card's own is {found.default_power_limit_w:g} W"]
 
 
 def _ask(job: str, arguments: dict[str, Any], machine: Machine, run: Run) -> dict[str, Any]:

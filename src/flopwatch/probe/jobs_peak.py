@@ -30,20 +30,22 @@ _COLD_CACHES: Final = 3  # operands together are this many times the last-level 
 _DEFAULT_CACHE_BYTES: Final = 64 << 20  # where the cache's size is unknown
 _QUIET_SPREAD: Final = 0.10
 _QUIET_SHARE: Final = 0.95
+_LOOK_EVERY_S: Final = 1.0
 _SEED: Final = 20240607
 
 
 def matmul_peak(arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Rows of `search_shapes` for matmuls of `dtype` on `device` within `budget_s`; the last is the fastest shape.
 
-    The summary is judged (`_judged`): what to go by, whether it is steady, notes. Raises InputError for a dtype that
+    The summary is judged (`judged`): what to go by, whether it is steady, notes. Raises InputError for a dtype that
     the device cannot multiply.
     """
     device, dtype = arguments["device"], arguments["dtype"]
     matmuls = _Matmuls(device, dtype)
     plan = SearchPlan(budget_s=arguments["budget_s"], most_elements=matmuls.most_elements)
     for row in search_shapes(matmuls.sample, plan, clock=time.perf_counter):
-        yield {**_judged(row, device, matmuls.core_share), "dtype": dtype} if row["stage"] == "final" else row
+        is_last = row["stage"] == "final"
+        yield {**judged(row, matmuls.core_share, matmuls.throttle_reasons), "dtype": dtype} if is_last else row
 
 
 def sweep(arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -124,6 +126,8 @@ class _Matmuls:
         self._at = 0
         self._results: dict[tuple[int, int], torch.Tensor] = {}
         self._run_s = self._wall_s = 0.0
+        self._looked_s = 0.0
+        self.throttle_reasons: set[str] = set()
 
     @property
     def core_share(self) -> float | None:
@@ -147,8 +151,21 @@ class _Matmuls:
             self._run_s += time.process_time() - ran_s
             self._wall_s += took_s
             if took_s >= _SAMPLE_S or n_calls >= _MOST_CALLS:
+                self._look_at_the_clock(operands, result)
                 return took_s / n_calls
             n_calls = min(_MOST_CALLS, max(2 * n_calls, int(1.3 * n_calls * _SAMPLE_S / max(took_s, 1e-6))))
+
+    def _look_at_the_clock(self, operands: list[tuple[torch.Tensor, torch.Tensor]], result: torch.Tensor) -> None:
+        """Ask the driver now and then what holds the clock down, while matmuls run that are not timed."""
+        kind, _, index = self.device.partition(":")
+        if kind != "cuda" or time.perf_counter() - self._looked_s < _LOOK_EVERY_S:
+            return
+        for a, b in operands:
+            self._call(a, b, result)
+        found = find_accelerator("auto", int(index or 0))
+        self.throttle_reasons |= set(found.throttle_reasons) if found is not None else set()
+        self._settle()
+        self._looked_s = time.perf_counter()
 
     def _operands(self, shape: Shape) -> tuple[torch.Tensor, torch.Tensor]:
         a = self._window(shape.m * shape.k).view(shape.m, shape.k)
@@ -239,16 +256,14 @@ def _free_bytes(device: str) -> int:
     return (found.memory_free_bytes if found is not None else None) or (1 << 30)
 
 
-def _judged(row: dict[str, Any], device: str, core_share: float | None) -> dict[str, Any]:
+def judged(row: dict[str, Any], core_share: float | None, throttle_reasons: set[str]) -> dict[str, Any]:
     """The summary with the figure to go by, and notes on what a reader should know of it.
 
     On a quiet device that is the median of the fastest shape. Where the samples disagree, or other processes had a
     part of the cores, the best sample of all is taken: such work can only slow a matmul. It is a lower bound. Where
     the driver says that it held the clock down the median stands: that is how fast this device runs.
     """
-    kind, _, index = device.partition(":")
-    found = find_accelerator("auto", int(index or 0)) if kind == "cuda" else None
-    throttled = found.throttle_reasons if found is not None else ()
+    throttled = sorted(throttle_reasons)
     notes = [f"the driver held the clock down: {', '.join(throttled)}"] if throttled else []
     if row["n_dropped"]:
         notes.append(f"the first {row['n_dropped']} rounds were dropped: the device was still warming up")
