@@ -56,7 +56,8 @@ def peak(
                 warnings.append(f"{name}: n/a, {error}")
                 continue
             results.append(result)
-            warnings += [f"{name}: {text}" for text in result.details["notes"]]
+            if not result.details["is_steady"]:
+                warnings.append(f"{name}: a lower bound, the machine was not quiet: measure again when it is idle")
             if not keep_peak(kept, machine, result):
                 warnings.append(f"{name}: a better measurement of this machine is kept as its denominator")
             if result.fraction is not None and result.fraction > 1:

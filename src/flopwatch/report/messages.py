@@ -113,7 +113,7 @@ ENGLISH: Final[dict[str, str]] = {
     "peak.bandwidth": "Bandwidth",
     "peak.datasheet": "Of datasheet",
     "peak.datasheet_value": "{percent} of {peak} ({source})",
-    "peak.no_datasheet": "n/a: no published peak is known for this device and dtype; give one with --peak-tflops",
+    "peak.no_datasheet": "n/a: no published peak of this device and dtype is known",
     # devices
     "roofline.title": "{model}: {phase}, batch {batch} x {seq_len}, {dtype}, at best on {device}",
     "roofline.time": "Least step time",
