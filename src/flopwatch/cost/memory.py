@@ -7,13 +7,22 @@ program: what each operator saves for its backward, what it releases, what a che
 from __future__ import annotations
 
 import dataclasses
+from typing import Final
 
 from flopwatch.cost.eager.step import write_tape
 from flopwatch.cost.eager.tape import Peak, Tape
+from flopwatch.cost.eager.tuning import Tuning
 from flopwatch.errors import SpecError
 from flopwatch.model.spec import ModelSpec
 from flopwatch.tally import Tally
 from flopwatch.workload import Workload
+
+_ADAMW: Final = {
+    "single": "AdamW with two moments in the dtype of the weights, one parameter after the other (foreach=False)",
+    "foreach": "AdamW with two moments in the dtype of the weights, all parameters at once (foreach=True)",
+    "fused": "AdamW with two moments in the dtype of the weights, in one kernel (fused=True)",
+    "8-bit": "AdamW with two moments of 8 bits (bitsandbytes: blocks of 256, fp32 below 4096 elements)",
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,19 +39,26 @@ class MemoryEstimate:
 
 
 def estimate_memory(
-    spec: ModelSpec, workload: Workload, *, foreach: bool = False, device_type: str = "cpu"
+    spec: ModelSpec,
+    workload: Workload,
+    *,
+    foreach: bool = False,
+    device_type: str = "cpu",
+    tuning: Tuning | None = None,
 ) -> MemoryEstimate:
     """The predicted peak of a step of `workload`, in steady state (the optimizer's moments are there).
 
-    `foreach`: AdamW updates all parameters at once, torch's default on CUDA. Bytes are those that the program asks
-    for; an allocator's rounding and a device's context are not in it. Raises SpecError for what cannot be estimated.
+    `foreach`: AdamW updates all parameters at once, torch's default on CUDA. `tuning`: frozen parameters, adapters,
+    and other AdamWs. Bytes are those that the program asks for; an allocator's rounding and a device's context are not
+    in it. Raises SpecError for what cannot be estimated.
     """
-    tape = step_tape(spec, workload, foreach=foreach, device_type=device_type)
+    tuning = _tuning(tuning, foreach=foreach)
+    tape = step_tape(spec, workload, device_type=device_type, tuning=tuning)
     peak = tape.peak()
     return MemoryEstimate(
         peak_bytes=peak.n_bytes,
         parts=peak.parts,
-        assumptions=_assumptions(spec, workload, foreach=foreach, device_type=device_type),
+        assumptions=_assumptions(spec, workload, tuning, device_type=device_type),
         peak=peak,
     )
 
@@ -55,15 +71,24 @@ def step_tape(
     device_type: str = "cpu",
     n_steps: int = 1,
     like_notebook: bool = False,
+    tuning: Tuning | None = None,
 ) -> Tape:
     """Every allocation and release of the network and `n_steps` steps; raises SpecError for what has no such step.
 
     `like_notebook` also keeps what the notebook's code keeps: two names in the forward, its output in the backward.
     """
+    tuning = _tuning(tuning, foreach=foreach)
     _check(spec, workload)
     return write_tape(
-        spec, workload, foreach=foreach, device_type=device_type, n_steps=n_steps, like_notebook=like_notebook
+        spec, workload, tuning=tuning, device_type=device_type, n_steps=n_steps, like_notebook=like_notebook
     )
+
+
+def _tuning(tuning: Tuning | None, *, foreach: bool) -> Tuning:
+    """The tuning that is meant: `foreach` is short for the AdamW of that name."""
+    if tuning is not None:
+        return tuning
+    return Tuning(adamw="foreach") if foreach else Tuning()
 
 
 def _check(spec: ModelSpec, workload: Workload) -> None:
@@ -79,7 +104,7 @@ def _check(spec: ModelSpec, workload: Workload) -> None:
         )
 
 
-def _assumptions(spec: ModelSpec, workload: Workload, *, foreach: bool, device_type: str) -> tuple[str, ...]:
+def _assumptions(spec: ModelSpec, workload: Workload, tuning: Tuning, *, device_type: str) -> tuple[str, ...]:
     attention = "math: all scores are kept" if workload.attention == "math" else "flash: no scores are kept"
     if workload.ops == "elementary":
         attention = "written out: scores, mask and softmax are tensors"
@@ -87,8 +112,11 @@ def _assumptions(spec: ModelSpec, workload: Workload, *, foreach: bool, device_t
     if workload.is_train:
         lines.append("logits are released before the backward pass where the loss does not need them")
         if workload.optimizer == "adamw":
-            kind = "all parameters at once (foreach)" if foreach else "one parameter after the other (foreach=False)"
-            lines.append(f"AdamW with two moments in the dtype of the weights, {kind}")
+            lines.append(_ADAMW[tuning.adamw])
+        if tuning.lora_rank:
+            lines.append(f"only LoRA adapters of rank {tuning.lora_rank} beside every linear layer of the blocks train")
+        if tuning.train_only:
+            lines.append(f"only {', '.join(tuning.train_only)} is trained")
         if workload.recompute == "full":
             lines.append("each layer is checkpointed (use_reentrant=False)")
     if workload.dtype in {"fp8", "int8"}:

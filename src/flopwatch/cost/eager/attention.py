@@ -1,105 +1,173 @@
-"""Attention on tensors without data: torch's scaled_dot_product_attention, by the kernel that would run."""
+"""Attention of the reference network (reference/layers.py) on tensors without data."""
 
 from __future__ import annotations
 
-from flopwatch.cost.eager.arith import add, from_result, scale
+from collections.abc import Iterator
+
+from flopwatch.cost.eager.arith import add, from_result, masked_fill_, mul, scale, sub
 from flopwatch.cost.eager.engine import Eager, pointwise
-from flopwatch.cost.eager.matmul import cast, matmul
-from flopwatch.cost.eager.tensor import Gradients, Saved, Tensor, dense_strides, one
-from flopwatch.cost.eager.views import clone, expand, reshape, to, transpose
+from flopwatch.cost.eager.kernels import flash_attention, flat_heads, has_flash, math_attention, repeat_heads
+from flopwatch.cost.eager.layers import Linear, Norm, Style
+from flopwatch.cost.eager.matmul import matmul
+from flopwatch.cost.eager.tensor import Tensor
+from flopwatch.cost.eager.views import cat, narrow, reshape, to, transpose
+from flopwatch.model.spec import ModelSpec
 
 
-def has_flash(e: Eager, q: Tensor, v: Tensor, mask: Tensor | None) -> bool:
-    """Whether torch has a kernel without scores for this: equal widths on a CPU, and there no mask for each head."""
-    if e.device_type == "cuda":
-        return True
-    return q.shape[-1] == v.shape[-1] and (mask is None or len(mask.shape) == 2)
+def rotate(e: Eager, x: Tensor) -> Tensor:
+    """Rotary positions on [B, H, T, E]: angles in fp32, then each half times cosine and sine, joined."""
+    length, width = x.shape[2:]
+    half = width // 2
+    e.tape.op = "rotate"
+    frequencies, places = e.empty((half,), "fp32"), e.empty((length,), "fp32")
+    angles = e.empty((length, half), "fp32")
+    cos, sin = e.empty(angles.shape, "fp32"), e.empty(angles.shape, "fp32")
+    cos, sin = to(e, cos, x.dtype), to(e, sin, x.dtype)
+    first = narrow(e, x, 3, half)
+    second = narrow(e, x, 3, half)
+    rest = narrow(e, x, 3, width - 2 * half)
+    one = sub(e, mul(e, first, cos), mul(e, second, sin))
+    two = add(e, mul(e, second, cos), mul(e, first, sin))
+    joined = cat(e, (one, two, rest), 3)
+    del frequencies, places, angles
+    return joined
 
 
-def flash_attention(e: Eager, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """[B,H,Q,E], [B,G,K,E], [B,G,K,F] -> [B,H,Q,F] without the scores.
+class Cache:
+    """Keys and values of one layer, with room for `capacity` tokens."""
 
-    Saves q, k, v, the mask, the result and the row sums (fp32).
-    """
-    q, k, v = cast(e, q), cast(e, k), cast(e, v)
-    if mask is not None and mask.dtype == "bool":
-        mask = pointwise(e, "where", mask, dtype=q.dtype)
-    e.tape.op = "flash_attention"
-    out = e.empty(
-        (*q.shape[:-1], v.shape[-1]), q.dtype, strides=dense_strides(q) if q.shape[-1] == v.shape[-1] else None
-    )
-    row_sums = e.empty(q.shape[:-1], "fp32")
-    like = tuple((x.shape, dense_strides(x)) for x in (q, k, v))
+    def __init__(self, e: Eager, keys: tuple[int, ...], values: tuple[int, ...], dtype: str, length: int) -> None:
+        self.keys = e.empty(keys, dtype, "activations")
+        self.values = e.empty(values, dtype, "activations")
+        self.length = length
 
-    def backward(grads: Gradients, _: Saved) -> Gradients:
-        dtype = one(grads[0]).dtype
-        e.tape.op = "flash_attention_backward"
-        return tuple(e.empty(shape, dtype, strides=strides) for shape, strides in like)
-
-    e.record("flash_attention", out, (q, k, v), backward, (q, k, v, mask, out, row_sums))
-    return out
+    def append(self, k: Tensor) -> tuple[Tensor, Tensor]:
+        """Views of all keys and values so far, the new ones included."""
+        length = self.length + k.shape[2]
+        return _first(self.keys, length), _first(self.values, length)
 
 
-def math_attention(e: Eager, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, is_causal: bool) -> Tensor:
-    """The same out of single operators; saves the softmax of all scores, and computes bf16 and fp16 in fp32.
-
-    Follows torch's _scaled_dot_product_attention_math; its local names live to its end, and it makes the softmax in
-    the dtype of the queries as a second result that nobody uses.
-    """
-    q, k, v = cast(e, q), cast(e, k), cast(e, v)
-    with e.autocast(None):  # torch casts what goes into attention, not what happens inside
-        return _math(e, q, k, v, mask, is_causal=is_causal)
+def _first(x: Tensor, length: int) -> Tensor:
+    return x.alias((*x.shape[:2], length, x.shape[3]), x.strides)
 
 
-def _math(e: Eager, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, is_causal: bool) -> Tensor:
-    dtype = q.dtype
-    q_wide, k_wide, v_wide = (to(e, x, "fp32") if dtype in {"bf16", "fp16"} else x for x in (q, k, v))
-    scaled = scale(e, q_wide)
-    if is_causal:
-        mask = _causal_mask(e, q.shape[-2], k.shape[-2], scaled.dtype)
-    elif mask is not None and mask.dtype == "bool":
-        mask = pointwise(e, "where", mask, dtype=scaled.dtype)
-    groups = q.shape[1] // k.shape[1]
-    if groups > 1:
-        k_wide, v_wide = repeat_heads(e, k_wide, groups), repeat_heads(e, v_wide, groups)
-    scores = matmul(e, scaled, scale(e, transpose(e, k_wide, 2, 3)))
-    if mask is not None and not e.sees_kernels:  # added in place, except where a dispatch mode looks on
-        scores = add(e, scores, mask)
-    weights = _safe_softmax(e, scores) if mask is not None else from_result(e, "softmax", scores)
-    del scores
-    unused = to(e, weights, dtype)
-    mixed = to(e, matmul(e, weights, v_wide), dtype)
-    del unused
-    return mixed
+class AttentionCore:
+    """Scores, softmax and values: [B,H,Q,E], [B,G,K,E], [B,G,K,F] -> [B,Q,H*F]."""
+
+    def __init__(self, e: Eager, spec: ModelSpec, style: Style, *, window: int | None) -> None:
+        self.e = e
+        self.spec = spec
+        self.style = style
+        self.window = window
+        self.mask: Tensor | None = None
+        if style.is_elementary and spec.positions == "learned":
+            e.tape.op = "mask"
+            self.mask = e.empty((spec.max_seq_len, spec.max_seq_len), style.weight_dtype, "weights")
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """The heads side by side again."""
+        with self.e.module("core"):
+            mixed = self._elementary(q, k, v) if self.style.is_elementary else self._fused(q, k, v)
+            return flat_heads(self.e, mixed)
+
+    def _elementary(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        e = self.e
+        groups = q.shape[1] // k.shape[1]
+        if groups > 1:
+            k, v = repeat_heads(e, k, groups), repeat_heads(e, v, groups)
+        scores = matmul(e, q, transpose(e, k, 2, 3))
+        shape = scores.shape[-2:]
+        mask = self._future(shape)
+        if self.window is not None:
+            mask = pointwise(e, "or", mask, self._too_old(shape))
+        if self.spec.positions == "alibi":
+            scores = add(e, scores, self._alibi(shape, q.dtype))
+        scores = masked_fill_(e, scores, mask)
+        weights = from_result(e, "softmax", scale(e, scores, "div"))
+        return matmul(e, weights, v)
+
+    def _fused(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        e = self.e
+        n_queries, n_keys = shape = (q.shape[-2], k.shape[-2])
+        is_causal = n_queries == n_keys and n_queries > 1
+        mask: Tensor | None = None
+        has_alibi = self.spec.positions == "alibi"
+        if self.window is not None or has_alibi or (not is_causal and n_queries > 1):
+            seen = self._too_old(shape) if self.window is not None else None
+            future = self._future(shape)
+            mask = pointwise(e, "not", future if seen is None else pointwise(e, "or", future, seen))
+            if has_alibi:
+                mask = pointwise(e, "where", mask, scale(e, self._alibi(shape, q.dtype), "div"), dtype=q.dtype)
+            is_causal = False
+        if self.style.attention == "math" or not has_flash(e, q, v, mask):
+            return math_attention(e, q, k, v, mask, is_causal=is_causal)
+        return flash_attention(e, q, k, v, mask)
+
+    def _future(self, shape: tuple[int, ...]) -> Tensor:
+        if self.mask is not None:
+            table = pointwise(self.e, "to", self.mask, dtype="bool")
+            return table.alias(shape, table.strides)
+        return self._triangle(shape)
+
+    def _too_old(self, shape: tuple[int, ...]) -> Tensor:
+        return self._triangle(shape)
+
+    def _triangle(self, shape: tuple[int, ...]) -> Tensor:
+        self.e.tape.op = "ones"
+        return pointwise(self.e, "triangle", self.e.empty(shape, "bool"))
+
+    def _alibi(self, shape: tuple[int, ...], dtype: str) -> Tensor:
+        """Distance penalties [H, Q, K]: int64 distances times fp32 slopes, scaled, then in the dtype of the queries."""
+        e = self.e
+        e.tape.op = "alibi"
+        distance = e.empty(shape, "int64")
+        penalties = e.empty((self.spec.n_heads, *shape), "fp32")
+        scaled = e.empty((self.spec.n_heads, *shape), "fp32")
+        del distance, penalties
+        return to(e, scaled, dtype)
 
 
-def _safe_softmax(e: Eager, scores: Tensor) -> Tensor:
-    """Softmax that gives 0 for a row without an allowed key: computed twice over, inside one operator."""
-    if e.sees_kernels:
-        inner = pointwise(e, "softmax", scores)
-        masked = pointwise(e, "eq", scores, dtype="bool")
-        result = from_result(e, "softmax", scores)
-        del inner, masked
-        return result
-    return from_result(e, "softmax", scores)
+class Attention:
+    """Causal self-attention with grouped key-value heads."""
+
+    def __init__(self, e: Eager, spec: ModelSpec, style: Style, name: str, *, window: int | None) -> None:
+        self.e = e
+        self.spec = spec
+        d = spec.d_model
+        self.q = Linear(e, style, f"{name}.q", d, spec.d_query, bias=spec.qkv_bias)
+        self.k = Linear(e, style, f"{name}.k", d, spec.d_kv, bias=spec.qkv_bias)
+        self.v = Linear(e, style, f"{name}.v", d, spec.d_kv, bias=spec.qkv_bias)
+        self.out = Linear(e, style, f"{name}.out", spec.d_query, d, bias=spec.out_bias)
+        widths = {"none": None, "per_head": (spec.d_head, spec.d_head), "full": (spec.d_query, spec.d_kv)}[spec.qk_norm]
+        self.norms: tuple[Norm, Norm] | None = None
+        if widths is not None:
+            q_norm = Norm(e, style, f"{name}.q_norm", widths[0], kind="rmsnorm", bias=False)
+            self.norms = (q_norm, Norm(e, style, f"{name}.k_norm", widths[1], kind="rmsnorm", bias=False))
+        self.core = AttentionCore(e, spec, style, window=window)
+
+    def __call__(self, x: Tensor, cache: Cache | None = None) -> Tensor:
+        """[B, T, D] -> [B, T, D]."""
+        e, spec = self.e, self.spec
+        with e.module("attention"):
+            q, k, v = self.q(x), self.k(x), self.v(x)
+            if self.norms is not None and spec.qk_norm == "full":
+                q, k = self.norms[0](q), self.norms[1](k)
+            q, k, v = (_heads(e, part, spec.d_head) for part in (q, k, v))
+            if self.norms is not None and spec.qk_norm == "per_head":
+                q, k = self.norms[0](q), self.norms[1](k)
+            if spec.positions == "rope":
+                q, k = rotate(e, q), rotate(e, k)
+            if cache is not None:
+                k, v = cache.append(k)
+            return self.out(self.core(q, k, v))
+
+    def parameters(self) -> Iterator[Tensor]:
+        """In the order in which the module registers them."""
+        for part in (self.q, self.k, self.v, self.out, *(self.norms or ())):
+            yield from part.parameters()
 
 
-def _causal_mask(e: Eager, n_queries: int, n_keys: int, dtype: str) -> Tensor:
-    e.tape.op = "ones"
-    allowed = pointwise(e, "tril", e.empty((n_queries, n_keys), "bool"))
-    return pointwise(e, "where", allowed, dtype=dtype)
-
-
-def repeat_heads(e: Eager, x: Tensor, groups: int) -> Tensor:
-    """[B,G,T,E] -> [B,G*groups,T,E], each head copied `groups` times."""
-    batch, heads, length, width = x.shape
-    wide = (batch, heads, groups, length, width)
-    one_more = reshape(e, x, (batch, heads, 1, length, width))
-    copied = clone(e, expand(e, one_more, wide))
-    return reshape(e, copied, (batch, heads * groups, length, width))
-
-
-def flat_heads(e: Eager, x: Tensor) -> Tensor:
-    """[B,H,Q,F] -> [B,Q,H*F]: a view where the kernel wrote the heads inside, else a copy."""
-    batch, heads, n_queries, width = x.shape
-    return reshape(e, transpose(e, x, 1, 2), (batch, n_queries, heads * width))
+def _heads(e: Eager, x: Tensor, width: int) -> Tensor:
+    """[B,T,H*E] -> [B,H,T,E]."""
+    split = reshape(e, x, (*x.shape[:-1], x.shape[-1] // width, width))
+    return transpose(e, split, 1, 2)

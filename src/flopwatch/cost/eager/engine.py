@@ -259,8 +259,9 @@ class Eager:
         if old is None or gradient is None:
             buffer[number] = gradient if old is None else old
             return
-        # In place where nothing else refers to it: here `old`, the buffer and the call; of the storage, `old`.
-        is_mine = sys.getrefcount(old) == 3 and sys.getrefcount(old.storage) == 2
+        # In place where nothing else refers to it: here `old`, the buffer and the call; of the storage, `old`. A view
+        # holds on to the tensor that it is a view of, so that its storage is never its own.
+        is_mine = sys.getrefcount(old) == 3 and sys.getrefcount(old.storage) == 2 and not old.is_view
         if not (self.sees_kernels and is_mine and is_dense(old)):
             self.tape.op = "add"
             buffer[number] = self.empty(old.shape, old.dtype, strides=dense_strides(old))

@@ -11,7 +11,6 @@ from flopwatch.cost.eager.arith import (
     div,
     from_input,
     from_result,
-    masked_fill_,
     mul,
     power,
     rsqrt,
@@ -19,12 +18,11 @@ from flopwatch.cost.eager.arith import (
     sqrt,
     sub,
 )
-from flopwatch.cost.eager.attention import flash_attention, flat_heads, has_flash, math_attention, repeat_heads
-from flopwatch.cost.eager.engine import Eager, pointwise
-from flopwatch.cost.eager.matmul import linear, matmul
+from flopwatch.cost.eager.engine import Eager
+from flopwatch.cost.eager.matmul import linear
 from flopwatch.cost.eager.reduce import layer_norm, mean_last, rms_norm, var_last
-from flopwatch.cost.eager.tensor import Tensor
-from flopwatch.cost.eager.views import cat, narrow, reshape, to, transpose
+from flopwatch.cost.eager.tensor import Shape, Tensor
+from flopwatch.cost.eager.tuning import Tuning
 from flopwatch.model.spec import ModelSpec
 
 
@@ -36,7 +34,11 @@ class Style:
     attention: str  # math or flash
     weight_dtype: str
     activation_dtype: str  # what rows of a table are read as; differs from weight_dtype where only weights are small
-    is_trained: bool
+    tuning: Tuning
+
+    def parameter(self, e: Eager, shape: Shape, module: str) -> Tensor:
+        """A weight of `module`, trained or frozen."""
+        return e.parameter(shape, self.weight_dtype, module, is_trained=self.tuning.trains(module))
 
 
 class Linear:
@@ -47,19 +49,30 @@ class Linear:
     ) -> None:
         self.e = e
         self.name = name.rpartition(".")[2]
-        self.weight = weight or e.parameter((d_out, d_in), style.weight_dtype, name, is_trained=style.is_trained)
-        self.bias = e.parameter((d_out,), style.weight_dtype, name, is_trained=style.is_trained) if bias else None
+        self.weight = weight or style.parameter(e, (d_out, d_in), name)
+        self.bias = style.parameter(e, (d_out,), name) if bias else None
+        self.adapter: tuple[Tensor, Tensor] | None = None
+        rank = style.tuning.lora_rank
+        if rank and name.startswith("layers."):
+            dtype = style.activation_dtype
+            down = e.parameter((rank, d_in), dtype, f"{name}.lora_down")
+            self.adapter = (down, e.parameter((d_out, rank), dtype, f"{name}.lora_up"))
 
     def __call__(self, x: Tensor) -> Tensor:
         """[..., I] -> [..., O]."""
         with self.e.module(self.name):
-            return linear(self.e, x, self.weight, self.bias)
+            result = linear(self.e, x, self.weight, self.bias)
+            if self.adapter is None:
+                return result
+            down, up = self.adapter
+            return add(self.e, result, scale(self.e, linear(self.e, linear(self.e, x, down, None), up, None)))
 
     def parameters(self) -> Iterator[Tensor]:
-        """Weight, then bias."""
+        """Weight, then bias, then the adapter's."""
         yield self.weight
         if self.bias is not None:
             yield self.bias
+        yield from self.adapter or ()
 
 
 class Norm:
@@ -70,8 +83,8 @@ class Norm:
         self.name = name.rpartition(".")[2]
         self.kind = kind
         self.is_elementary = style.is_elementary
-        self.weight = e.parameter((width,), style.weight_dtype, name, is_trained=style.is_trained)
-        self.bias = e.parameter((width,), style.weight_dtype, name, is_trained=style.is_trained) if bias else None
+        self.weight = style.parameter(e, (width,), name)
+        self.bias = style.parameter(e, (width,), name) if bias else None
 
     def __call__(self, x: Tensor) -> Tensor:
         """[..., W] -> [..., W]."""
@@ -149,162 +162,3 @@ class FeedForward:
         for part in (self.gate, self.up, self.down):
             if part is not None:
                 yield from part.parameters()
-
-
-def rotate(e: Eager, x: Tensor) -> Tensor:
-    """Rotary positions on [B, H, T, E]: angles in fp32, then each half times cosine and sine, joined."""
-    length, width = x.shape[2:]
-    half = width // 2
-    e.tape.op = "rotate"
-    frequencies, places = e.empty((half,), "fp32"), e.empty((length,), "fp32")
-    angles = e.empty((length, half), "fp32")
-    cos, sin = e.empty(angles.shape, "fp32"), e.empty(angles.shape, "fp32")
-    cos, sin = to(e, cos, x.dtype), to(e, sin, x.dtype)
-    first = narrow(e, x, 3, half)
-    second = narrow(e, x, 3, half)
-    rest = narrow(e, x, 3, width - 2 * half)
-    one = sub(e, mul(e, first, cos), mul(e, second, sin))
-    two = add(e, mul(e, second, cos), mul(e, first, sin))
-    joined = cat(e, (one, two, rest), 3)
-    del frequencies, places, angles
-    return joined
-
-
-class Cache:
-    """Keys and values of one layer, with room for `capacity` tokens."""
-
-    def __init__(self, e: Eager, keys: tuple[int, ...], values: tuple[int, ...], dtype: str, length: int) -> None:
-        self.keys = e.empty(keys, dtype, "activations")
-        self.values = e.empty(values, dtype, "activations")
-        self.length = length
-
-    def append(self, k: Tensor) -> tuple[Tensor, Tensor]:
-        """Views of all keys and values so far, the new ones included."""
-        length = self.length + k.shape[2]
-        return _first(self.keys, length), _first(self.values, length)
-
-
-def _first(x: Tensor, length: int) -> Tensor:
-    return x.alias((*x.shape[:2], length, x.shape[3]), x.strides)
-
-
-class AttentionCore:
-    """Scores, softmax and values: [B,H,Q,E], [B,G,K,E], [B,G,K,F] -> [B,Q,H*F]."""
-
-    def __init__(self, e: Eager, spec: ModelSpec, style: Style, *, window: int | None) -> None:
-        self.e = e
-        self.spec = spec
-        self.style = style
-        self.window = window
-        self.mask: Tensor | None = None
-        if style.is_elementary and spec.positions == "learned":
-            e.tape.op = "mask"
-            self.mask = e.empty((spec.max_seq_len, spec.max_seq_len), style.weight_dtype, "weights")
-
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """The heads side by side again."""
-        with self.e.module("core"):
-            mixed = self._elementary(q, k, v) if self.style.is_elementary else self._fused(q, k, v)
-            return flat_heads(self.e, mixed)
-
-    def _elementary(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        e = self.e
-        groups = q.shape[1] // k.shape[1]
-        if groups > 1:
-            k, v = repeat_heads(e, k, groups), repeat_heads(e, v, groups)
-        scores = matmul(e, q, transpose(e, k, 2, 3))
-        shape = scores.shape[-2:]
-        mask = self._future(shape)
-        if self.window is not None:
-            mask = pointwise(e, "or", mask, self._too_old(shape))
-        if self.spec.positions == "alibi":
-            scores = add(e, scores, self._alibi(shape, q.dtype))
-        scores = masked_fill_(e, scores, mask)
-        weights = from_result(e, "softmax", scale(e, scores, "div"))
-        return matmul(e, weights, v)
-
-    def _fused(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        e = self.e
-        n_queries, n_keys = shape = (q.shape[-2], k.shape[-2])
-        is_causal = n_queries == n_keys and n_queries > 1
-        mask: Tensor | None = None
-        has_alibi = self.spec.positions == "alibi"
-        if self.window is not None or has_alibi or (not is_causal and n_queries > 1):
-            seen = self._too_old(shape) if self.window is not None else None
-            future = self._future(shape)
-            mask = pointwise(e, "not", future if seen is None else pointwise(e, "or", future, seen))
-            if has_alibi:
-                mask = pointwise(e, "where", mask, scale(e, self._alibi(shape, q.dtype), "div"), dtype=q.dtype)
-            is_causal = False
-        if self.style.attention == "math" or not has_flash(e, q, v, mask):
-            return math_attention(e, q, k, v, mask, is_causal=is_causal)
-        return flash_attention(e, q, k, v, mask)
-
-    def _future(self, shape: tuple[int, ...]) -> Tensor:
-        if self.mask is not None:
-            table = pointwise(self.e, "to", self.mask, dtype="bool")
-            return table.alias(shape, table.strides)
-        return self._triangle(shape)
-
-    def _too_old(self, shape: tuple[int, ...]) -> Tensor:
-        return self._triangle(shape)
-
-    def _triangle(self, shape: tuple[int, ...]) -> Tensor:
-        self.e.tape.op = "ones"
-        return pointwise(self.e, "triangle", self.e.empty(shape, "bool"))
-
-    def _alibi(self, shape: tuple[int, ...], dtype: str) -> Tensor:
-        """Distance penalties [H, Q, K]: int64 distances times fp32 slopes, scaled, then in the dtype of the queries."""
-        e = self.e
-        e.tape.op = "alibi"
-        distance = e.empty(shape, "int64")
-        penalties = e.empty((self.spec.n_heads, *shape), "fp32")
-        scaled = e.empty((self.spec.n_heads, *shape), "fp32")
-        del distance, penalties
-        return to(e, scaled, dtype)
-
-
-class Attention:
-    """Causal self-attention with grouped key-value heads."""
-
-    def __init__(self, e: Eager, spec: ModelSpec, style: Style, name: str, *, window: int | None) -> None:
-        self.e = e
-        self.spec = spec
-        d = spec.d_model
-        self.q = Linear(e, style, f"{name}.q", d, spec.d_query, bias=spec.qkv_bias)
-        self.k = Linear(e, style, f"{name}.k", d, spec.d_kv, bias=spec.qkv_bias)
-        self.v = Linear(e, style, f"{name}.v", d, spec.d_kv, bias=spec.qkv_bias)
-        self.out = Linear(e, style, f"{name}.out", spec.d_query, d, bias=spec.out_bias)
-        widths = {"none": None, "per_head": (spec.d_head, spec.d_head), "full": (spec.d_query, spec.d_kv)}[spec.qk_norm]
-        self.norms: tuple[Norm, Norm] | None = None
-        if widths is not None:
-            q_norm = Norm(e, style, f"{name}.q_norm", widths[0], kind="rmsnorm", bias=False)
-            self.norms = (q_norm, Norm(e, style, f"{name}.k_norm", widths[1], kind="rmsnorm", bias=False))
-        self.core = AttentionCore(e, spec, style, window=window)
-
-    def __call__(self, x: Tensor, cache: Cache | None = None) -> Tensor:
-        """[B, T, D] -> [B, T, D]."""
-        e, spec = self.e, self.spec
-        with e.module("attention"):
-            q, k, v = self.q(x), self.k(x), self.v(x)
-            if self.norms is not None and spec.qk_norm == "full":
-                q, k = self.norms[0](q), self.norms[1](k)
-            q, k, v = (_heads(e, part, spec.d_head) for part in (q, k, v))
-            if self.norms is not None and spec.qk_norm == "per_head":
-                q, k = self.norms[0](q), self.norms[1](k)
-            if spec.positions == "rope":
-                q, k = rotate(e, q), rotate(e, k)
-            if cache is not None:
-                k, v = cache.append(k)
-            return self.out(self.core(q, k, v))
-
-    def parameters(self) -> Iterator[Tensor]:
-        """In the order in which the module registers them."""
-        for part in (self.q, self.k, self.v, self.out, *(self.norms or ())):
-            yield from part.parameters()
-
-
-def _heads(e: Eager, x: Tensor, width: int) -> Tensor:
-    """[B,T,H*E] -> [B,H,T,E]."""
-    split = reshape(e, x, (*x.shape[:-1], x.shape[-1] // width, width))
-    return transpose(e, split, 1, 2)

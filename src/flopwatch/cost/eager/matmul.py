@@ -64,7 +64,8 @@ def linear(e: Eager, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         grad_x = None if w is None else _mm(e, (grad.shape[0], w.shape[1]), grad, w)
         if x is not None and has_bias:
             grad_w = _mm(e, (grad.shape[1], x.shape[1]), transposed(grad, 0, 1), x)
-        return grad_x, grad_w, grad
+        # The weight stands transposed in the matmul: what it gets is a view.
+        return grad_x, None if grad_w is None else grad_w.alias(grad_w.shape), grad
 
     e.record("addmm" if has_bias else "mm", out, inputs, backward, packed)
     shape = (*x.shape[:-1], weight.shape[0])

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from flopwatch.cost.eager.arith import add
+from flopwatch.cost.eager.attention import Attention, Cache
 from flopwatch.cost.eager.engine import Eager
-from flopwatch.cost.eager.layers import Attention, Cache, FeedForward, Linear, Norm, Style
+from flopwatch.cost.eager.layers import FeedForward, Linear, Norm, Style
 from flopwatch.cost.eager.reduce import embedding
 from flopwatch.cost.eager.tensor import Tensor
 from flopwatch.cost.eager.variants import LatentAttention, MixtureOfExperts
@@ -81,12 +82,13 @@ class Network:
         self.spec = spec
         self.has_recompute = has_recompute
         self.keeps_embeddings = False
-        d, dtype, trained = spec.d_model, style.weight_dtype, style.is_trained
-        self.tokens = e.parameter((spec.padded_vocab_size, spec.d_embed), dtype, "tokens", is_trained=trained)
+        d = spec.d_model
+        self.activation_dtype = style.activation_dtype
+        self.tokens = style.parameter(e, (spec.padded_vocab_size, spec.d_embed), "tokens")
         self.positions: Tensor | None = None
         if spec.positions == "learned":
             rows = spec.max_seq_len + spec.n_extra_positions
-            self.positions = e.parameter((rows, d), dtype, "positions", is_trained=trained)
+            self.positions = style.parameter(e, (rows, d), "positions")
         is_narrow = spec.d_embed != d
         self.project_in = Linear(e, style, "project_in", spec.d_embed, d, bias=False) if is_narrow else None
         self.embedding_norm = _norm(e, spec, style, "embedding_norm") if spec.embedding_norm else None
@@ -129,13 +131,13 @@ class Network:
     def _embed(self, ids: Tensor) -> Tensor:
         e = self.e
         with e.module("tokens"):
-            x = embedding(e, self.tokens, ids)
+            x = embedding(e, self.tokens, ids, dtype=self.activation_dtype)
         if self.project_in is not None:
             x = self.project_in(x)
         if self.positions is not None:
             e.tape.op = "arange"
             with e.module("positions"):
-                rows = embedding(e, self.positions, e.empty((ids.shape[1],), "int64"))
+                rows = embedding(e, self.positions, e.empty((ids.shape[1],), "int64"), dtype=self.activation_dtype)
             x = add(e, x, rows)
         return _apply(self.embedding_norm, x)
 

@@ -90,10 +90,10 @@ def _fused_rms_norm(e: Eager, x: Tensor, weight: Tensor) -> Tensor:
     return result
 
 
-def embedding(e: Eager, table: Tensor, ids: Tensor) -> Tensor:
-    """Rows of a table; saves the ids; the gradient is a whole table."""
+def embedding(e: Eager, table: Tensor, ids: Tensor, *, dtype: str) -> Tensor:
+    """Rows of a table, read as `dtype`; saves the ids; the gradient is a whole table."""
     e.tape.op = "embedding"
-    result = e.empty((*ids.shape, table.shape[1]), table.dtype)
+    result = e.empty((*ids.shape, table.shape[1]), dtype)
     shape = table.shape
 
     def backward(grads: Gradients, _: Saved) -> Gradients:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from flopwatch.cost.eager.arith import scale
-from flopwatch.cost.eager.engine import Eager, pointwise
+from flopwatch.cost.eager.engine import Eager
 from flopwatch.cost.eager.layers import Style
 from flopwatch.cost.eager.network import Network
+from flopwatch.cost.eager.optimizer import Optimizer
 from flopwatch.cost.eager.reduce import cross_entropy, total
 from flopwatch.cost.eager.tape import Tape
 from flopwatch.cost.eager.tensor import Tensor
+from flopwatch.cost.eager.tuning import Tuning
 from flopwatch.cost.eager.views import reshape
+from flopwatch.errors import SpecError
 from flopwatch.model.spec import ModelSpec
 from flopwatch.workload import Workload
 
@@ -21,7 +22,7 @@ def write_tape(
     workload: Workload,
     *,
     device_type: str = "cpu",
-    foreach: bool = False,
+    tuning: Tuning | None = None,
     n_steps: int = 1,
     sees_kernels: bool = True,
     like_notebook: bool = False,
@@ -32,11 +33,13 @@ def write_tape(
     `n_steps=1`; with more, the first step makes it, as in a real run.
     """
     e = Eager(device_type=device_type, sees_kernels=sees_kernels)
-    style = _style(workload)
+    tuning = tuning or Tuning()
+    style = _style(workload, tuning)
     network = Network(e, spec, style, has_recompute=workload.recompute == "full" and workload.is_train)
     network.keeps_embeddings = like_notebook
-    parameters = list(network.parameters())
-    optimizer = _Optimizer(e, workload.optimizer, parameters, foreach=foreach)
+    trained = [parameter for parameter in network.parameters() if parameter.node is not None]
+    _check_trained(spec, tuning, trained)
+    optimizer = Optimizer(e, workload.optimizer, trained, adamw=tuning.adamw)
     e.tape.module = ""
     e.tape.op = "data"
     shape = (workload.batch, workload.n_queries)
@@ -62,7 +65,17 @@ def write_tape(
     return e.tape
 
 
-def _style(workload: Workload) -> Style:
+def _check_trained(spec: ModelSpec, tuning: Tuning, trained: list[Tensor]) -> None:
+    modules = {parameter.node.module for parameter in trained if parameter.node is not None}
+    for name in tuning.train_only:
+        if not any(module == name or module.startswith(f"{name}.") for module in modules):
+            raise SpecError(
+                f"train_only={name} is no module of {spec.name} with parameters",
+                hint="modules are tokens, positions, layers.0, layers.0.attention.q, ..., final_norm, head",
+            )
+
+
+def _style(workload: Workload, tuning: Tuning) -> Style:
     is_autocast = workload.precision == "autocast"
     weight_dtype = "fp32" if is_autocast else workload.dtype
     return Style(
@@ -70,7 +83,7 @@ def _style(workload: Workload) -> Style:
         attention="math" if workload.attention == "math" else "flash",
         weight_dtype=weight_dtype,
         activation_dtype="bf16" if weight_dtype in {"fp8", "int8"} else weight_dtype,
-        is_trained=True,
+        tuning=tuning,
     )
 
 
@@ -97,57 +110,3 @@ def _loss(e: Eager, network: Network, workload: Workload, ids: Tensor, targets: 
             return total(e, logits), logits
         batch, length, width = logits.shape
         return cross_entropy(e, reshape(e, logits, (batch * length, width)), targets), logits
-
-
-class _Optimizer:
-    """torch's AdamW or SGD with its defaults: its state, and what one step needs beside it."""
-
-    def __init__(self, e: Eager, kind: str, parameters: list[Tensor], *, foreach: bool) -> None:
-        self.e = e
-        self.kind = kind
-        self.parameters = parameters
-        self.foreach = foreach
-        self.state: list[Tensor] = []
-
-    def make_state(self) -> None:
-        """First and second moments, in the dtype of each parameter (none for SGD without momentum)."""
-        if self.kind == "adamw" and not self.state:
-            self.e.tape.op = "optimizer_state"
-            for parameter in self.parameters:
-                self.e.tape.module = self._module(parameter)
-                self.state += [self.e.empty((), "fp32", "optimizer")]
-                self.state += [self.e.empty(parameter.shape, parameter.dtype, "optimizer") for _ in range(2)]
-
-    def step(self) -> None:
-        """Update all parameters, then drop their gradients."""
-        self.e.tape.phase = "optimizer"
-        self.make_state()
-        if self.kind == "adamw":
-            self._adamw_foreach() if self.foreach else self._adamw()
-        for parameter in self.parameters:
-            if parameter.node is not None:
-                parameter.node.grad = None
-
-    def _adamw(self) -> None:
-        """One parameter after the other; the last denominator lives until the next takes its name."""
-        denominator: Tensor | None = None
-        for parameter in self.parameters:
-            self.e.tape.module = self._module(parameter)
-            root = pointwise(self.e, "sqrt", parameter)
-            divided = pointwise(self.e, "div", root)
-            del root
-            denominator = divided
-            del divided
-        del denominator
-
-    def _adamw_foreach(self) -> None:
-        """All parameters at once: one list of temporaries as large as all of them."""
-        roots = list(self._each("sqrt"))
-        del roots
-
-    def _each(self, op: str) -> Iterator[Tensor]:
-        for parameter in self.parameters:
-            yield pointwise(self.e, op, parameter)
-
-    def _module(self, parameter: Tensor) -> str:
-        return parameter.node.module if parameter.node is not None else ""

@@ -48,7 +48,7 @@ class Storage:
 class Tensor:
     """Shape, strides and dtype over a storage; `node` is what made it, when a gradient is wanted."""
 
-    __slots__ = ("dtype", "node", "output", "shape", "storage", "strides")
+    __slots__ = ("dtype", "is_view", "node", "output", "shape", "storage", "strides")
 
     def __init__(self, storage: Storage, shape: Shape, strides: Shape, dtype: str) -> None:
         self.storage = storage
@@ -57,10 +57,13 @@ class Tensor:
         self.dtype = dtype
         self.node: Node | None = None
         self.output = 0
+        self.is_view = False
 
     def alias(self, shape: Shape | None = None, strides: Shape | None = None) -> Tensor:
-        """Another tensor over the same storage, without a history."""
-        return Tensor(self.storage, self.shape if shape is None else shape, strides or self.strides, self.dtype)
+        """Another tensor over the same storage, without a history; a view where a shape is given."""
+        other = Tensor(self.storage, self.shape if shape is None else shape, strides or self.strides, self.dtype)
+        other.is_view = self.is_view or shape is not None
+        return other
 
     def as_part(self, part: str) -> Tensor:
         """This tensor, its block now known to be `part`."""
@@ -150,8 +153,26 @@ def is_dense(x: Tensor) -> bool:
 
 
 def dense_strides(x: Tensor) -> Shape:
-    """The strides that an elementwise operator gives its result: those of a dense input, else contiguous."""
-    return x.strides if is_dense(x) else contiguous_strides(x.shape)
+    """The strides that an elementwise operator gives its result: the input's own order of axes, without holes.
+
+    An axis of stride 0 stays where it is, as torch's infer_dense_strides has it.
+    """
+    if is_dense(x):
+        return x.strides
+    order = list(range(len(x.shape)))[::-1]  # innermost first
+    for place in range(1, len(order)):
+        for below in range(place - 1, -1, -1):
+            inner, outer = order[below], order[below + 1]
+            if not x.strides[inner] or not x.strides[outer]:
+                continue
+            if x.strides[inner] <= x.strides[outer]:
+                break
+            order[below], order[below + 1] = outer, inner
+    strides, step = [0] * len(order), 1
+    for axis in order:
+        strides[axis] = step
+        step *= max(x.shape[axis], 1)
+    return tuple(strides)
 
 
 def view_strides(x: Tensor, shape: Shape) -> Shape | None:

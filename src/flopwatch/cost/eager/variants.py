@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from flopwatch.cost.eager.arith import add, from_result, mul
+from flopwatch.cost.eager.attention import AttentionCore, Cache, rotate
 from flopwatch.cost.eager.engine import Eager, pointwise
-from flopwatch.cost.eager.layers import AttentionCore, Cache, FeedForward, Linear, Norm, Style, rotate
+from flopwatch.cost.eager.layers import FeedForward, Linear, Norm, Style
 from flopwatch.cost.eager.reduce import take_rows, topk
 from flopwatch.cost.eager.tensor import Gradients, Saved, Tensor
 from flopwatch.cost.eager.views import cat, expand, narrow, reshape, split, to, transpose
