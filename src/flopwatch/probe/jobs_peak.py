@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ import torch
 from flopwatch.device.accelerator import find_accelerator
 from flopwatch.device.cpu import detect_cpu
 from flopwatch.errors import InputError
+from flopwatch.probe.contention import OthersCpu
 from flopwatch.probe.shape_search import SearchPlan, Shape, search_shapes
 
 _DTYPES: Final = {
@@ -29,7 +31,7 @@ _MOST_CALLS: Final = 4096
 _COLD_CACHES: Final = 3  # operands together are this many times the last-level cache, so that none is found there
 _DEFAULT_CACHE_BYTES: Final = 64 << 20  # where the cache's size is unknown
 _QUIET_SPREAD: Final = 0.10
-_QUIET_SHARE: Final = 0.95
+_BUSY_CORES: Final = 0.15  # what a quiet system uses for itself stays below
 _LOOK_EVERY_S: Final = 1.0
 _SEED: Final = 20240607
 
@@ -45,7 +47,7 @@ def matmul_peak(arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:
     plan = SearchPlan(budget_s=arguments["budget_s"], most_elements=matmuls.most_elements)
     for row in search_shapes(matmuls.sample, plan, clock=time.perf_counter):
         is_last = row["stage"] == "final"
-        yield {**judged(row, matmuls.core_share, matmuls.throttle_reasons), "dtype": dtype} if is_last else row
+        yield {**judged(row, matmuls.stolen_cores(), matmuls.throttle_reasons), "dtype": dtype} if is_last else row
 
 
 def sweep(arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -125,16 +127,15 @@ class _Matmuls:
         self._pool = _random(min(self._cold_elements, self.most_elements), device, dtype)
         self._at = 0
         self._results: dict[tuple[int, int], torch.Tensor] = {}
-        self._run_s = self._wall_s = 0.0
+        self._others = OthersCpu()
         self._looked_s = 0.0
         self.throttle_reasons: set[str] = set()
 
-    @property
-    def core_share(self) -> float | None:
-        """The share of the time of its cores that this process got while it was timed; None off the CPU."""
-        if self.device != "cpu" or not self._wall_s:
-            return None
-        return min(1.0, self._run_s / (self._wall_s * torch.get_num_threads()))
+    def stolen_cores(self) -> float:
+        """Cores that other processes kept busy although these matmuls could have used them; 0 off the CPU."""
+        others = self._others.n_cores()
+        is_free = torch.get_num_threads() + others < (os.cpu_count() or 1) + _BUSY_CORES
+        return 0.0 if self.device != "cpu" or is_free else others
 
     def sample(self, shape: Shape) -> float:
         """Seconds of one matmul, the mean of as many as make a sample long enough to be timed."""
@@ -143,13 +144,11 @@ class _Matmuls:
         while True:
             operands = [self._operands(shape) for _ in range(n_calls)]
             self._settle()
-            began_s, ran_s = time.perf_counter(), time.process_time()
+            began_s = time.perf_counter()
             for a, b in operands:
                 self._call(a, b, result)
             self._settle()
             took_s = time.perf_counter() - began_s
-            self._run_s += time.process_time() - ran_s
-            self._wall_s += took_s
             if took_s >= _SAMPLE_S or n_calls >= _MOST_CALLS:
                 self._look_at_the_clock(operands, result)
                 return took_s / n_calls
@@ -256,7 +255,7 @@ def _free_bytes(device: str) -> int:
     return (found.memory_free_bytes if found is not None else None) or (1 << 30)
 
 
-def judged(row: dict[str, Any], core_share: float | None, throttle_reasons: set[str]) -> dict[str, Any]:
+def judged(row: dict[str, Any], stolen_cores: float, throttle_reasons: set[str]) -> dict[str, Any]:
     """The summary with the figure to go by, and notes on what a reader should know of it.
 
     On a quiet device that is the median of the fastest shape. Where the samples disagree, or other processes had a
@@ -267,11 +266,11 @@ def judged(row: dict[str, Any], core_share: float | None, throttle_reasons: set[
     notes = [f"the driver held the clock down: {', '.join(throttled)}"] if throttled else []
     if row["n_dropped"]:
         notes.append(f"the first {row['n_dropped']} rounds were dropped: the device was still warming up")
-    is_shared = core_share is not None and core_share < _QUIET_SHARE
+    is_shared = stolen_cores >= _BUSY_CORES
     is_steady = row["spread_fraction"] <= _QUIET_SPREAD and not is_shared
     rate = row["flops_per_s"] if is_steady or throttled else row["best_flops_per_s"]
-    if is_shared and core_share is not None:
-        notes.append(f"other processes had {100 * (1 - core_share):.0f} % of the cores' time: a lower bound")
+    if is_shared:
+        notes.append(f"other processes kept {stolen_cores:.1f} cores busy: a lower bound")
     if not is_steady:
         taken = "median" if throttled else "best"
         notes.append(f"samples differ by {100 * row['spread_fraction']:.0f} %: the {taken} of them was taken")
@@ -280,6 +279,6 @@ def judged(row: dict[str, Any], core_share: float | None, throttle_reasons: set[
         "flops_per_s": rate,
         "median_flops_per_s": row["flops_per_s"],
         "is_steady": is_steady,
-        "core_share": core_share,
+        "stolen_cores": stolen_cores,
         "notes": notes,
     }
