@@ -72,7 +72,13 @@ class PretendedHardware:
         if peak_bytes > request.limit_bytes:
             return ProbeOutcome(outcome="oom", failure="MemoryError", error="out of memory", wall_s=1.0 + step_s)
         if request.job == "fit_step":
-            return ProbeOutcome(outcome="ok", result={}, peak_bytes=peak_bytes, n_threads=2, wall_s=3.0 + 2 * step_s)
+            return ProbeOutcome(
+                outcome="ok",
+                result={},
+                peak_bytes=peak_bytes,
+                n_threads=2,
+                wall_s=3.0 + request.arguments["n_steps"] * step_s,
+            )
         samples_s = [step_s * (1 + 0.01 * n) for n in range(5)]
         summary = {"samples_s": samples_s, "n_steps": 1, "n_warmup": 3, "is_steady": True}
         summary |= {"tensor_peak_bytes": peak_bytes, "others_cores": 0.0}

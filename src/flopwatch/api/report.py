@@ -21,7 +21,7 @@ from flopwatch.device.machine import Machine
 from flopwatch.errors import DoesNotFitError, ProbeError
 from flopwatch.measure.batch_search import MOST, Grid
 from flopwatch.measure.bench import BenchRequest, bench_step
-from flopwatch.measure.fit import N_STEPS, FitRequest, fit_batch, predict_batch, predicted_peak
+from flopwatch.measure.fit import FitRequest, fit_batch, n_steps, predict_batch, predicted_peak
 from flopwatch.measure.limit import Limit, free_limit
 from flopwatch.measure.series import ProbeSeries
 from flopwatch.model.spec import ModelSpec
@@ -143,9 +143,9 @@ class _Run:
             model.fits[phase] = predict_batch(request)
             return
         workload = self.request.at(phase)
-        most = self._most_batch(model.spec, workload, within_s, n_tries=_TRIES, n_steps=N_STEPS)
+        most = self._most_batch(model.spec, workload, within_s, n_tries=_TRIES, n_steps=n_steps(workload))
         if most == 0:
-            needs_s = self.pace.tries_s(model.spec, workload, n_tries=1, n_steps=N_STEPS)
+            needs_s = self.pace.tries_s(model.spec, workload, n_tries=1, n_steps=n_steps(workload))
             model.skip(f"fit {phase}", self._why_no_time(needs_s))
             if needs_bytes is not None:
                 model.fits[phase] = predict_batch(request)
@@ -155,7 +155,8 @@ class _Run:
         model.fits[phase] = self._capped(request, found, most)
         for probe in found.probes:
             if probe.outcome == "ok":
-                self.pace.learn(model.spec, self.request.at(phase, probe.batch), n_steps=N_STEPS, wall_s=probe.wall_s)
+                ran = self.request.at(phase, probe.batch)
+                self.pace.learn(model.spec, ran, n_steps=n_steps(ran), wall_s=probe.wall_s)
 
     def _fit_request(self, model: _Model, phase: Phase, max_batch: int) -> FitRequest:
         return FitRequest(

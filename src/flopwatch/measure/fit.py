@@ -18,9 +18,6 @@ from flopwatch.record import FitResult, NextBatch, ProbeRow
 from flopwatch.units import format_bytes
 from flopwatch.workload import Workload
 
-N_STEPS: Final = 2
-"""Optimizer state is made at the end of the first step: the second shows the peak of training."""
-
 _USUAL_TRIES: Final = 3
 # What a limit counts and the prediction does not: libraries' buffers (5 MiB a thread of MKL), the heap, page rounding.
 _UNPREDICTED_BYTES: Final = 16 << 20
@@ -48,7 +45,7 @@ class FitRequest(msgspec.Struct, frozen=True, kw_only=True):
                 "spec": self.spec.to_dict(),
                 "workload": workload.to_dict(),
                 "device": self.device,
-                "n_steps": N_STEPS,
+                "n_steps": n_steps(workload),
             },
             limit_bytes=self.limit.limit_bytes,
             device=self.device,
@@ -56,6 +53,11 @@ class FitRequest(msgspec.Struct, frozen=True, kw_only=True):
             n_threads=self.n_threads,
             tight_memory=True,
         )
+
+
+def n_steps(workload: Workload) -> int:
+    """Steps that show the peak: optimizer state is made at the end of the first, so training needs a second."""
+    return 2 if workload.is_train else 1
 
 
 def fit_batch(request: FitRequest, series: ProbeSeries, *, predict: Predict | None = None) -> FitResult:
@@ -171,7 +173,7 @@ def _result(request: FitRequest, found: Found, outcomes: dict[int, ProbeOutcome]
     best, worst = found.best, found.worst
     measured = None if best is None else best.peak_bytes
     predicted = predict(request.grid.at(1) if best is None else best.batch)
-    details: dict[str, Any] = {"n_steps": N_STEPS, "device": request.device}
+    details: dict[str, Any] = {"n_steps": n_steps(request.workload), "device": request.device}
     if best is not None:
         details["n_threads"] = outcomes[best.batch].n_threads
         if measured and predicted is not None:
