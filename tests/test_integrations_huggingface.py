@@ -93,7 +93,6 @@ class Reporter(transformers.TrainerCallback):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning")
 def test_a_trainer_logs_the_mfu_that_a_clock_of_ones_own_gives(tmp_path, capsys):
     """Window of 4 steps, an evaluation and a checkpoint after step 12 between the last log and the one before."""
     trainer = make_trainer(
@@ -125,7 +124,6 @@ def test_a_trainer_logs_the_mfu_that_a_clock_of_ones_own_gives(tmp_path, capsys)
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning")
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
