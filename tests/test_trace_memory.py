@@ -1,5 +1,7 @@
 """Memory events: births and deaths of storages, their sum, and what is known of each."""
 
+import gc
+
 import pytest
 import torch
 from torch import nn
@@ -95,10 +97,27 @@ def test_without_memory_events_there_is_no_log():
     assert (traced.memory, traced.total) == (None, 2 * 3 * 5 * 3)
 
 
-def test_two_traces_have_the_same_events():
-    """Nothing depends on when garbage is collected: sizes and order repeat."""
-    with torch.device("meta"):
-        model = nn.Sequential(*(nn.Linear(5, 5) for _ in range(40)))
-    first, second = (trace_model(model, (torch.ones(4, 5),), phase="train").memory for _ in range(2))
-    assert first.events == second.events
-    assert [life.n_bytes for life in first.lives] == [life.n_bytes for life in second.lives]
+class Cyclic(nn.Module):
+    """Leaves a cycle behind that holds its result: only the garbage collector can free it."""
+
+    def forward(self, x):
+        holder = [x + 1]
+        holder.append(holder)
+        return x * 2
+
+
+@pytest.mark.parametrize("threshold", [1, 100_000])
+def test_events_do_not_depend_on_when_garbage_is_collected(threshold):
+    """Sizes and order repeat whatever the collector's threshold is, cycles or not; afterwards it is on as before."""
+    model = nn.Sequential(*(Cyclic() for _ in range(40)))
+    x = torch.ones(4, 5, device="meta")
+    usual = gc.get_threshold()
+    gc.set_threshold(threshold)
+    try:
+        found = trace(lambda: model(x), model=model).memory
+    finally:
+        gc.set_threshold(*usual)
+    again = trace(lambda: model(x), model=model).memory
+    assert gc.isenabled()
+    assert found.events == again.events
+    assert [life.n_bytes for life in found.lives] == [life.n_bytes for life in again.lives]

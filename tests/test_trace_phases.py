@@ -246,6 +246,27 @@ def test_without_a_model_the_modules_that_are_called_are_roots():
     assert both.forward.only("Net.head").total == HEAD
 
 
+def test_a_module_that_fails_and_is_caught_is_left_again():
+    """A step that goes on after a module's error has its later work under the right modules, none as recomputation."""
+
+    class Fragile(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(D, H), nn.Linear(D, H)
+
+        def forward(self, x):
+            try:
+                self.first(x[:, 1:])  # four columns where five are due
+            except RuntimeError:
+                return self.second(x)
+            raise AssertionError("the first layer takes no four columns")
+
+    model = Fragile()
+    traced = trace(lambda: model(torch.ones(B, D)).sum().backward(), model=model)
+    assert traced.forward.to_dict() == {"second": ONE}
+    assert (traced.backward.to_dict(), traced.recompute.total) == ({"second": ONE}, 0)
+
+
 def test_a_module_that_nobody_registered_is_named_by_its_caller():
     """Its work is not lost: the path says who called it."""
 

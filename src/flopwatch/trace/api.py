@@ -69,7 +69,6 @@ def trace(
             recorder.add_root(model)
         with _values_explained(), recorder.recording():
             step()
-        recorder.finish(guard.parameters())
     finally:
         guard.put_back()
     return Trace(

@@ -39,7 +39,3 @@ class Guard:
             part.training = is_training
         for parameter, gradient in self._gradients.values():
             parameter.grad = gradient
-
-    def parameters(self) -> list[torch.Tensor]:
-        """The parameters of every module kept."""
-        return [parameter for parameter, _ in self._gradients.values()]

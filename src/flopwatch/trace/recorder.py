@@ -64,7 +64,7 @@ class Recorder(TorchDispatchMode):
         self._formulas = formulas
         self._operators: dict[int, Operator] = {}  # by id: an Operator keeps its function, whose own hash is slow
         self._memo: dict[tuple[Any, ...], Remembered] = {}
-        self._roots: set[nn.Module] = set()
+        self._roots: dict[nn.Module, None] = {}
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -80,6 +80,7 @@ class Recorder(TorchDispatchMode):
         with contextlib.ExitStack() as cleanup:
             cleanup.enter_context(without_compilation())
             cleanup.enter_context(_no_collection())
+            cleanup.callback(self._finish)
             cleanup.callback(self._stack.remove)
             self._stack.install()
             cleanup.callback(register_optimizer_step_pre_hook(self._optimizer_begins).remove)
@@ -245,7 +246,7 @@ class Recorder(TorchDispatchMode):
         """Know a module's tensors before the step uses them."""
         if module in self._roots:
             return
-        self._roots.add(module)
+        self._roots[module] = None
         self._on_new_root(module)
         if self.storages is None:
             return
@@ -286,12 +287,13 @@ class Recorder(TorchDispatchMode):
             names.append(cost.op)
         return names
 
-    def finish(self, parameters: Sequence[torch.Tensor]) -> None:
+    def _finish(self) -> None:
         """Say what the gradients left at the end are, and end the memory log."""
         self.notes |= self.sharded.notes()
         if self.storages is not None:
-            for parameter in parameters:
-                self.storages.mark(parameter.grad, "gradient")
+            for root in self._roots:
+                for parameter in root.parameters():
+                    self.storages.mark(parameter.grad, "gradient")
             self.storages.close()
 
 
