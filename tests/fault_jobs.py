@@ -98,3 +98,7 @@ def escape_the_limit(arguments):
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))
     return {"sum": float(torch.ones(arguments["mib"] << 18).sum())}
+
+
+def layout(arguments):
+    return {"is_fixed": "FLOPWATCH_PROBE_LAYOUT" in os.environ}

@@ -42,6 +42,18 @@ def test_the_peak_is_what_was_allocated(runner):
     assert 150 << 20 <= peak_bytes <= 153 << 20
 
 
+def test_the_same_work_takes_the_same_memory_to_the_byte_each_time():
+    """In another child and under another supervisor: addresses and hashes are fixed, where the system allows it."""
+    peaks = []
+    for _ in range(2):
+        with ProbeRunner() as made:
+            layout = made.run(ProbeRequest(job="fault_jobs:layout", import_from=[TESTS])).result
+            peaks += [allocate(made, 90, limit_mib=400).peak_bytes for _ in range(2)]
+    if not layout["is_fixed"]:
+        pytest.skip("this system does not let a process choose its layout")
+    assert len(set(peaks)) == 1
+
+
 def test_what_no_limit_stopped_is_still_out_of_memory(runner):
     """Where a system does not enforce the limit, the peak tells: 700 MiB in 200 is no fit."""
     ended = allocate(runner, 700, limit_mib=200, job="escape_the_limit")
