@@ -172,6 +172,15 @@ def test_a_step_that_crashes_is_left_out_and_the_others_go_on():
     assert [fit.phase for fit in results[1].fits] == ["forward", "train"]
 
 
+def test_whoever_watches_is_told_how_long_it_takes():
+    """Every step of a report has an estimate of the time left, the first try of a search too."""
+    told = []
+    series = ProbeSeries(run=PretendedHardware(), watch=told.append)
+    report(_request(("gpt-small",), budget_s=300.0), series=series, machine=MACHINE, ceilings=CEILINGS)
+    assert {progress.label.split(":")[0] for progress in told} == {"gpt-small forward", "gpt-small train"}
+    assert all(progress.left_s for progress in told)
+
+
 def test_the_speed_is_set_against_both_peaks():
     """Steps at RATE on a machine with twice that as its peak: MFU is a half; the datasheet's is unknown."""
     results, _ = _report(_request(("gpt-small",), bench_batch=2), PretendedHardware())

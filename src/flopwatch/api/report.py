@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -23,7 +24,7 @@ from flopwatch.measure.batch_search import MOST, Grid
 from flopwatch.measure.bench import BenchRequest, bench_step
 from flopwatch.measure.fit import FitRequest, fit_batch, n_steps, predict_batch, predicted_peak
 from flopwatch.measure.limit import Limit, free_limit
-from flopwatch.measure.series import ProbeSeries
+from flopwatch.measure.series import ProbeSeries, Progress
 from flopwatch.model.spec import ModelSpec
 from flopwatch.record import BenchResult, FitResult, ReportResult
 from flopwatch.store import Store
@@ -151,7 +152,10 @@ class _Run:
                 model.fits[phase] = predict_batch(request)
             return
         most = min(most, self.request.max_batch)
-        found = fit_batch(self._fit_request(model, phase, most), self.series)
+        usual = min(most, predict_batch(request).predicted_batch or 1) if needs_bytes is not None else 1
+        at_usual = self.request.at(phase, usual)
+        with self._expecting(self.pace.tries_s(model.spec, at_usual, n_tries=_TRIES, n_steps=n_steps(workload))):
+            found = fit_batch(self._fit_request(model, phase, most), self.series)
         model.fits[phase] = self._capped(request, found, most)
         for probe in found.probes:
             if probe.outcome == "ok":
@@ -198,7 +202,9 @@ class _Run:
             device=self.request.device,
             timeout_s=self.request.timeout_s,
         )
-        measured = bench_step(request, self.series)
+        expected_s = self.pace.tries_s(model.spec, request.workload, n_tries=1, n_steps=_BENCH_STEPS)
+        with self._expecting(expected_s):
+            measured = bench_step(request, self.series)
         wall_s = self.pace.start_s(model.spec) + measured.timing.median_s
         self.pace.learn(model.spec, request.workload, n_steps=1, wall_s=wall_s)
         model.benches[phase] = bench_result(
@@ -217,6 +223,20 @@ class _Run:
         if most == 0 and self.pace.tries_s(spec, workload, n_tries=1, n_steps=n_steps) <= self._left_s():
             return 1
         return min(most, MOST)
+
+    @contextlib.contextmanager
+    def _expecting(self, expected_s: float) -> Iterator[None]:
+        """Whoever watches is told how long it will take, as long as the measurement itself cannot say."""
+        tell = self.series.watch
+
+        def show(progress: Progress) -> None:
+            tell(progress if progress.left_s is not None else dataclasses.replace(progress, left_s=expected_s))
+
+        self.series.watch = show
+        try:
+            yield
+        finally:
+            self.series.watch = tell
 
     def _left_s(self) -> float:
         spent_s = self.series.spent_s - self.began_s

@@ -165,7 +165,7 @@ ENGLISH: Final[dict[str, str]] = {
     "report.verdict": "In words",
     "report.probes": "Every try of the searches",
     "report.limit": "{seq_len} tokens a sequence, {dtype}; limit {limit} ({source})",
-    "report.step": "{dtype} on {device}; the step is the median of {n} samples",
+    "report.step": "{dtype} on {device}; the step is the median of at least {n} samples",
     "report.no_fits": "No search was made.",
     "report.no_benches": "Nothing was timed.",
     "verdict.work": "{params} parameters",

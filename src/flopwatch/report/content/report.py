@@ -75,9 +75,8 @@ def limit_notes(fits: Sequence[FitResult], words: Words) -> list[Block]:
 
 def denominator_notes(benches: Sequence[BenchResult], words: Words) -> list[Block]:
     """What the percentages are of: every denominator once, unknown ones with their reason, and what exceeds 100 %."""
-    steps = dict.fromkeys(
-        words("report.step", dtype=item.dtype, device=item.device, n=len(item.step_s.samples)) for item in benches
-    )
+    least = min((len(item.step_s.samples) for item in benches), default=0)
+    steps = dict.fromkeys(words("report.step", dtype=item.dtype, device=item.device, n=least) for item in benches)
     lines: dict[str, str] = {}
     for row in (row for item in benches for row in item.utilization if row.name == "mfu"):
         if row.fraction is None or row.peak_flops_per_s is None:
