@@ -44,6 +44,14 @@ def test_values_of_another_width_count_their_own_width():
     assert traced.in_kernel.total == SCORES
 
 
+def test_flash_that_torch_cannot_give_is_said_to_be_math():
+    """A CPU kernel takes no values of another width: math runs, and a note says so."""
+    q, k, v = _qkv("cpu", width=V)
+    traced = trace(lambda: F.scaled_dot_product_attention(q, k, v), attention="flash")
+    assert [call.implementation for call in traced.attention] == ["math"]
+    assert traced.notes == (f"attention=flash: torch has no fused kernel for queries {[B, H, Q, E]} here, math ran",)
+
+
 def test_without_gradients_there_is_nothing_to_compute_again():
     """A forward alone has no in-kernel work."""
     q, k, v = (tensor.detach() for tensor in _qkv("meta"))

@@ -74,6 +74,11 @@ class FunctionMode(TorchFunctionMode):
         if place.attention.implementation is None:
             is_fused = any(name.startswith(FUSED) for name in self._recorder.ops_at(place))
             place.attention.implementation = "flash" if is_fused else "math"
+            if self._implementation == "flash" and not is_fused:
+                shape = list(query.shape)
+                self._recorder.notes.add(
+                    f"attention=flash: torch has no fused kernel for queries {shape} here, math ran"
+                )
         return result
 
     def _run(
