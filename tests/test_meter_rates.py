@@ -320,6 +320,7 @@ def test_a_device_without_a_published_peak_gives_the_reason_and_no_mfu():
     assert "clock under load" in meter.why_no_mfu
     assert "peak_flops_per_s" in meter.why_no_mfu
     assert "mfu n/a (a CPU's peak" in meter.line()
+    assert "mfu n/a, goodput" in meter.line()  # the reason is told once
 
 
 @pytest.mark.parametrize(

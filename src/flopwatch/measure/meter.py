@@ -14,6 +14,7 @@ import msgspec
 
 from flopwatch.errors import InputError
 from flopwatch.measure.meter_cost import StepCost
+from flopwatch.measure.meter_line import format_line
 from flopwatch.measure.meter_peak import MeterPeak
 from flopwatch.measure.meter_ranks import Ranks, RankTotals, scalars, totals_of_row
 from flopwatch.measure.meter_work import Work, count_work
@@ -77,6 +78,7 @@ class Meter:
         self._clock = clock
         self._exchange = exchange
         self._noted: set[str] = set()
+        self._untold_reason = self.why_no_mfu
         self._window: deque[Snapshot] = deque(maxlen=window_steps + 1)
         self.start()
 
@@ -233,25 +235,15 @@ class Meter:
         return self.peak.reason if self.peak.flops_per_s is None else None
 
     def line(self) -> str:
-        """The window in one line, as nanoGPT prints it; a percentage names what it is of."""
+        """The window in one line, as nanoGPT prints it; the reason for a missing MFU stands in the first one."""
         if not self._latest and self._is_warm and self.n_steps > self._n_warmup:
             return f"step {self.n_steps}: n/a (the clock stands still)"
         if not self._latest:
             took = "" if self._last_s is None else f" {format_seconds(max(self._last_s, 0.0))},"
             return f"step {self.n_steps}:{took} warming up"
-        found = self._latest
-        per_device = self.ranks.world_size * self.ranks.devices_per_rank > 1
-        rate, unit = found["perf/tokens_per_s_per_device"], "tokens/s a device" if per_device else "tokens/s"
-        parts = [f"{format_seconds(found['perf/step_s'])}, {rate:,.0f} {unit}"]
-        if "perf/mfu" in found and self.peak.flops_per_s is not None:
-            shares = f"mfu {100 * found['perf/mfu']:.2f} %"
-            if found["perf/hfu"] != found["perf/mfu"]:
-                shares += f", hfu {100 * found['perf/hfu']:.2f} %"
-            parts.append(f"{shares} of {format_rate(self.peak.flops_per_s)} ({self.peak.source})")
-        else:
-            parts.append(f"mfu n/a ({self.why_no_mfu})")
-        parts.append(f"goodput {100 * found['perf/goodput']:.1f} %")
-        return f"step {self.n_steps}: {', '.join(parts)}"
+        reason, self._untold_reason = self._untold_reason, None
+        n_devices = self.ranks.world_size * self.ranks.devices_per_rank
+        return f"step {self.n_steps}: {format_line(self._latest, self.peak, n_devices=n_devices, reason=reason)}"
 
     def _warm_up(self, step_s: float, n_tokens: int) -> None:
         self._n_warmup += 1
