@@ -78,7 +78,7 @@ class Meter:
         self._clock = clock
         self._exchange = exchange
         self._noted: set[str] = set()
-        self._untold_reason = self.why_no_mfu
+        self._is_reason_told = False
         self._window: deque[Snapshot] = deque(maxlen=window_steps + 1)
         self.start()
 
@@ -241,7 +241,8 @@ class Meter:
         if not self._latest:
             took = "" if self._last_s is None else f" {format_seconds(max(self._last_s, 0.0))},"
             return f"step {self.n_steps}:{took} warming up"
-        reason, self._untold_reason = self._untold_reason, None
+        reason = None if self._is_reason_told else self.why_no_mfu
+        self._is_reason_told = True
         n_devices = self.ranks.world_size * self.ranks.devices_per_rank
         return f"step {self.n_steps}: {format_line(self._latest, self.peak, n_devices=n_devices, reason=reason)}"
 
