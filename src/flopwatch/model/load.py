@@ -101,7 +101,8 @@ def _file_fields(path: Path) -> dict[str, Any]:
     for other, field in _OTHER_NAMES.items():
         if other in data and field in data:
             raise InputError(f"{path} has {other} and {field}, which are one field", hint="keep one of them")
-    return {"name": path.stem, **{_OTHER_NAMES.get(field, field): value for field, value in data.items()}}
+    fields: dict[str, Any] = {_OTHER_NAMES.get(field) or field: value for field, value in data.items()}
+    return {"name": path.stem, **fields}
 
 
 def _read(path: Path) -> bytes:
