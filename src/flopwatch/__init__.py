@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from flopwatch.api.count import count
+    from flopwatch.api.memory import memory
     from flopwatch.api.meter import Meter, MeterWarning
     from flopwatch.api.mfu import mfu
     from flopwatch.api.peak import peak
@@ -34,6 +35,7 @@ __all__ = [
     "find_convention",
     "find_device",
     "load_spec",
+    "memory",
     "mfu",
     "peak",
     "roofline",
@@ -51,6 +53,7 @@ _WHERE = {
     "find_device": "flopwatch.device.catalog",
     "load_spec": "flopwatch.model.load",
     "trace": "flopwatch.trace.api",
+    "memory": "flopwatch.api.memory",
     "mfu": "flopwatch.api.mfu",
     "peak": "flopwatch.api.peak",
     "roofline": "flopwatch.api.roofline",

@@ -18,6 +18,7 @@ COMMANDS: Final = {
     "count": "Parameters and FLOPs of a model, by part.",
     "devices": "Published peaks of known devices, and what this machine is.",
     "fit": "The largest batch that fits, predicted and then proved by running it.",
+    "memory": "Peak memory of a step by part, predicted; whether it fits a device.",
     "mfu": "MFU and HFU of a run that you already have.",
     "runs": "What was measured before.",
     "report": "All of it for each model, on one HTML page: the main job.",

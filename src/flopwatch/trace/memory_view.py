@@ -25,9 +25,9 @@ N_STEPS: Final = 2
 """Optimizer state is made at the end of the first step: the second shows the peak of training."""
 
 
-def trace_memory(spec: ModelSpec, workload: Workload) -> MemoryEstimate:
-    """The peak of two steps of `workload` on the reference network of `spec`, from a run without data."""
-    peak = memory_tape(spec, workload).peak()
+def trace_memory(tape: Tape) -> MemoryEstimate:
+    """The peak of a traced step (`memory_tape`), by part."""
+    peak = tape.peak()
     return MemoryEstimate(
         peak_bytes=peak.n_bytes,
         parts=peak.parts,
@@ -59,7 +59,7 @@ def trace_step(spec: ModelSpec, workload: Workload, *, n_steps: int = N_STEPS, h
         dtype=dtype,
     )
     with FakeTensorMode():
-        _fill(model)
+        fill(model)
         step = make_step(model, workload)
 
         def steps() -> None:
@@ -70,7 +70,7 @@ def trace_step(spec: ModelSpec, workload: Workload, *, n_steps: int = N_STEPS, h
         return trace(steps, model=model, attention=workload.attention)
 
 
-def _fill(model: nn.Module) -> None:
+def fill(model: nn.Module) -> None:
     """Replace parameters and buffers on `meta` by ones of the mode that is entered, tied ones by one."""
     made: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
     for table, name, tensor in _tensors(model):

@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from flopwatch.cost.eager.tape import Tape
+from flopwatch.cost.eager.tuning import Tuning
 from flopwatch.cost.memory import step_tape
 from flopwatch.device.allocator import MIB, Usage, replay
 from flopwatch.errors import DoesNotFitError, FlopwatchError
@@ -20,6 +21,9 @@ from flopwatch.workload import Workload
 
 _RUNS: Final = (2, 3)  # not 1: at batch 1 some copies are views
 _MOST_BATCH: Final = 1 << 24
+
+UsageAt = Callable[[int, int | None], Usage]
+"""Batch and limit (None: none) -> what the allocator reserves, and whether it fits."""
 
 
 class BatchDependentError(FlopwatchError):
@@ -101,36 +105,52 @@ def predict_batch(
     workload: Workload,
     limit_bytes: int,
     *,
-    foreach: bool | None = None,
+    tuning: Tuning | None = None,
     like_notebook: bool = False,
 ) -> BatchPrediction:
     """The largest batch of `workload` that fits a CUDA device whose allocator may reserve `limit_bytes`.
 
     Replays the written-out step through the model of torch's allocator: a forward once, training for two steps.
-    `foreach` is AdamW's default on CUDA (True when left out). `like_notebook`: keep what the notebook's own code keeps
-    alive (its token embeddings and first activations during the forward, the logits during the backward).
+    AdamW is torch's default on CUDA (foreach) unless `tuning` says else. `like_notebook`: keep what the notebook's own
+    code keeps alive (token embeddings and first activations in the forward, the output in the backward).
     """
-    is_foreach = foreach is not False and workload.optimizer == "adamw"
-    n_steps = 2 if workload.is_train and workload.optimizer != "none" else 1
-
-    def make(batch: int, *, n_steps: int = n_steps) -> Tape:
-        work = msgspec.structs.replace(workload, batch=batch)
-        return step_tape(
-            spec, work, foreach=is_foreach, device_type="cuda", n_steps=n_steps, like_notebook=like_notebook
-        )
-
-    batch, usage = _largest(_any_batch(make), limit_bytes)
-    repeated, _ = _largest(_any_batch(lambda batch: make(batch, n_steps=n_steps + 1)), limit_bytes)
+    n_steps = n_steps_of(workload)
+    batch, usage = _largest(usage_at(spec, workload, tuning=tuning, like_notebook=like_notebook), limit_bytes)
+    again = usage_at(spec, workload, tuning=tuning, like_notebook=like_notebook, n_steps=n_steps + 1)
     return BatchPrediction(
         batch=batch,
         limit_bytes=limit_bytes,
         allocated_bytes=usage.allocated_bytes,
         reserved_bytes=usage.reserved_bytes,
-        repeated_batch=repeated,
+        repeated_batch=_largest(again, limit_bytes)[0],
     )
 
 
-def _any_batch(make: Callable[[int], Tape]) -> Callable[[int, int | None], Usage]:
+def usage_at(
+    spec: ModelSpec,
+    workload: Workload,
+    *,
+    tuning: Tuning | None = None,
+    like_notebook: bool = False,
+    n_steps: int | None = None,
+) -> UsageAt:
+    """A function of batch and limit: what torch's allocator reserves on a CUDA device for steps of `workload`."""
+    steps = n_steps or n_steps_of(workload)
+    tuning = tuning or Tuning(adamw="foreach")
+
+    def make(batch: int) -> Tape:
+        work = msgspec.structs.replace(workload, batch=batch)
+        return step_tape(spec, work, tuning=tuning, device_type="cuda", n_steps=steps, like_notebook=like_notebook)
+
+    return _any_batch(make)
+
+
+def n_steps_of(workload: Workload) -> int:
+    """Steps that show what a step needs: two where the first makes optimizer state, else one."""
+    return 2 if workload.is_train and workload.optimizer != "none" else 1
+
+
+def _any_batch(make: Callable[[int], Tape]) -> UsageAt:
     """How to get the usage at a batch: by replay where allocations are lines, else by writing each step out."""
     try:
         lines = AnyBatch(make)
@@ -144,7 +164,7 @@ def _usage_of(tape: Tape, limit_bytes: int | None) -> Usage:
     return replay(tape.events, [block.n_bytes for block in tape.blocks], limit_bytes=limit_bytes)
 
 
-def _largest(usage: Callable[[int, int | None], Usage], limit_bytes: int) -> tuple[int, Usage]:
+def _largest(usage: UsageAt, limit_bytes: int) -> tuple[int, Usage]:
     """The largest batch that fits and its usage; batch 0 with the usage of 1 where not even that fits."""
     fits, too_many = 0, 1
     best = usage(1, None)

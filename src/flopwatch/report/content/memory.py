@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from flopwatch import units
 from flopwatch.record import MemoryResult
@@ -25,11 +26,70 @@ def _one(result: MemoryResult, words: Words) -> list[Block]:
         "memory.peak_value", peak=units.format_bytes(result.peak_bytes), source=words(f"source.{result.source}")
     )
     rows = [Fact(label=words("memory.peak"), value=peak, exact=f"{result.peak_bytes:,}", style="strong")]
+    rows += _more_facts(result, words)
     rows += [Fact(label=words("memory.assumptions"), value="; ".join(result.assumptions))] if result.assumptions else []
     return [
         Heading(text=words("memory.title", model=result.model, what=what)),
         Facts(rows=rows),
         parts_table(result, words),
+        *_largest_table(result, words),
+    ]
+
+
+def _more_facts(result: MemoryResult, words: Words) -> list[Fact]:
+    """The verdict of a device, the moment of the peak, the cache, where the result has them."""
+    facts = []
+    verdict = result.details.get("device")
+    if verdict is not None:
+        facts.append(Fact(label=words("memory.device", name=verdict["name"]), value=_verdict(verdict, words)))
+    at = result.details.get("at")
+    if at is not None and at["op"]:
+        module = at["module"] or words("memory.at_root")
+        facts.append(
+            Fact(
+                label=words("memory.at"),
+                value=words("memory.at_value", phase=at["phase"], op=at["op"], module=module),
+            )
+        )
+    cache_bytes = result.details.get("kv_cache_bytes")
+    if cache_bytes:
+        value = words("memory.cache_value", cache=units.format_bytes(cache_bytes))
+        facts.append(Fact(label=words("memory.cache"), value=value))
+    return facts
+
+
+def _verdict(verdict: Mapping[str, Any], words: Words) -> str:
+    if verdict["fits"] is None:
+        return f"{words('na')}: {verdict['reason']}"
+    allowed = units.format_bytes(verdict["limit_bytes"] or verdict["memory_bytes"])
+    margin = units.format_bytes(abs(verdict["margin_bytes"]))
+    return words("memory.fits" if verdict["fits"] else "memory.does_not_fit", margin=margin, allowed=allowed)
+
+
+def _largest_table(result: MemoryResult, words: Words) -> list[Table]:
+    """The largest tensors that are alive at the peak, with the operator and module that made them."""
+    largest = result.details.get("largest")
+    if not largest:
+        return []
+    return [
+        Table(
+            title=words("memory.largest"),
+            columns=[
+                Column(name=words("col.memory")),
+                Column(name=words("col.part"), is_number=False),
+                Column(name=words("col.operator"), is_number=False),
+                Column(name=words("col.module"), is_number=False),
+            ],
+            rows=[
+                [
+                    (f"{row['count']} x " if row["count"] > 1 else "") + units.format_bytes(row["n_bytes"]),
+                    row["part"],
+                    row["op"],
+                    row["module"],
+                ]
+                for row in largest
+            ],
+        )
     ]
 
 

@@ -1,0 +1,147 @@
+"""`flopwatch memory`: does it fit, and what takes the room."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from flopwatch import workload
+from flopwatch.api.count import default_seq_len, resolve_spec
+from flopwatch.api.memory import memory as memory_of
+from flopwatch.cli.options import Bytes, Count, DTypeOption, ModelOptions, OutputOptions, SeqLen
+from flopwatch.cli.output import emit
+from flopwatch.cli.request import request
+from flopwatch.cost.eager.tuning import AdamW, Tuning
+from flopwatch.device.detect import environment
+from flopwatch.errors import DoesNotFitError, InputError
+from flopwatch.model.spec import ModelSpec
+from flopwatch.record import MemoryResult, make_record
+from flopwatch.units import format_bytes
+from flopwatch.workload import Workload
+
+
+@Parameter(name="*")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MemoryStep:
+    """The step whose memory is asked for."""
+
+    batch: Count = 1
+    """Sequences in one step (of one micro-batch)."""
+    seq: SeqLen | None = None
+    """Tokens in a sequence, 8k = 8192; 1024 or the whole context where that is shorter."""
+    phase: workload.Phase = "train"
+    """forward: all logits, no gradients. train: loss, backward, optimizer. prefill, decode: with a KV cache."""
+    dtype: DTypeOption = None
+    """Weights, activations and optimizer state: bf16 when left out. fp8, int8: weights only, not in training."""
+    precision: workload.Precision = "pure"
+    """autocast: weights and optimizer in fp32, matmuls in --dtype."""
+    optimizer: workload.Optimizer | None = None
+    """The optimizer of a training step: adamw when left out."""
+    loss: workload.Loss | None = None
+    """sum: the sum of the output, as the notebook has it; cross-entropy when left out."""
+    recompute: workload.Recompute = "none"
+    """full: every layer is checkpointed."""
+    attention: workload.Attention = "auto"
+    """math keeps the scores, flash does not; auto is what torch takes."""
+    ops: workload.Ops = "fused"
+    """elementary: the network as the book builds it, from elementary operations."""
+    accumulate: Count = 1
+    """Micro-batches in one training step."""
+    adamw: AdamW | None = None
+    """single, foreach, fused or 8-bit: left out, torch's default (foreach on a GPU)."""
+    train_only: tuple[str, ...] = ()
+    """Train only these modules (`head`, `layers.11`), the rest is frozen."""
+    lora_rank: Count | None = None
+    """Freeze everything, and train LoRA adapters of this rank beside the linear layers of the blocks."""
+
+    def __post_init__(self) -> None:
+        given: dict[str, object] = {
+            "--optimizer": self.optimizer,
+            "--loss": self.loss,
+            "--adamw": self.adamw,
+            "--train-only": ",".join(self.train_only) or None,
+            "--lora-rank": self.lora_rank,
+            "--accumulate": None if self.accumulate == 1 else self.accumulate,
+        }
+        for name, value in given.items():
+            if value is not None and self.phase != "train":
+                raise InputError(f"{name} {value} has no meaning in phase {self.phase}", hint="use --phase train")
+        if self.adamw is not None and self.optimizer not in {None, "adamw"}:
+            raise InputError(f"--adamw {self.adamw} contradicts --optimizer {self.optimizer}", hint="leave one out")
+
+    def workload(self, spec: ModelSpec) -> Workload:
+        """The workload that is meant for a model."""
+        return Workload(
+            batch=self.batch,
+            seq_len=self.seq if self.seq is not None else default_seq_len(spec),
+            phase=self.phase,
+            dtype=self.dtype or "bf16",
+            precision=self.precision,
+            optimizer=self.optimizer or "adamw",
+            loss=self.loss or "cross-entropy",
+            recompute=self.recompute,
+            attention=self.attention,
+            ops=self.ops,
+            n_accumulate=self.accumulate,
+        )
+
+    def tuning(self, *, is_gpu: bool) -> Tuning | None:
+        """What is not torch's default of all parameters; None for that."""
+        if self.adamw is None and not self.train_only and self.lora_rank is None:
+            return None
+        default: AdamW = "foreach" if is_gpu else "single"
+        return Tuning(train_only=self.train_only, lora_rank=self.lora_rank or 0, adamw=self.adamw or default)
+
+
+def memory(
+    model: str,
+    *models: str,
+    device: str | None = None,
+    limit: Bytes | None = None,
+    trace: Annotated[bool, Parameter(negative="")] = False,
+    step: MemoryStep | None = None,
+    model_options: ModelOptions | None = None,
+    output: OutputOptions | None = None,
+) -> None:
+    """Peak memory of one step by part, predicted: from the model's numbers alone, or by a trace.
+
+    With --device the step is replayed through a model of torch's allocator; one that does not fit is exit code 3.
+
+    Parameters
+    ----------
+    model
+        A preset (gpt-small, llama-3.1-8b), a Hugging Face config.json or its folder, a spec file, hf:ORG/NAME.
+    models
+        More models.
+    device
+        A card by name ("A100 SXM4 40GB"), here or not.
+    limit
+        Memory that the card's allocator may reserve, 39800MiB; left out, all that the card has.
+    trace
+        From a run of the real step on tensors without data (needs torch), as a CPU runs it.
+    """
+    step, output = step or MemoryStep(), output or OutputOptions()
+    tuning = step.tuning(is_gpu=device is not None)
+    results = []
+    for name in (model, *models):
+        spec = resolve_spec(name, (model_options or ModelOptions()).changes())
+        work = step.workload(spec)
+        results.append(memory_of(spec, work, device=device, limit_bytes=limit, trace=trace, tuning=tuning))
+    asked = request(models=[model, *models], device=device, limit_bytes=limit, trace=trace)
+    emit(make_record("memory", environment=environment(), request=asked, results=results), output)
+    for result in results:
+        _check_fits(result)
+
+
+def _check_fits(result: MemoryResult) -> None:
+    """Raise DoesNotFitError, after the answer is shown, for a step that the device has no room for."""
+    verdict = result.details.get("device")
+    if verdict is None or verdict["fits"] is not False:
+        return
+    allowed = verdict["limit_bytes"] or verdict["memory_bytes"]
+    raise DoesNotFitError(
+        f"{result.model} needs {format_bytes(result.peak_bytes)} of {format_bytes(allowed)} on {verdict['name']}",
+        hint="try a smaller --batch, --recompute full or --dtype bf16",
+    )
