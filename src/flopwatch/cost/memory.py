@@ -122,5 +122,5 @@ def _assumptions(spec: ModelSpec, workload: Workload, tuning: Tuning, *, device_
     if workload.dtype in {"fp8", "int8"}:
         lines.append(f"weights in {workload.dtype}, everything else in bf16")
     if spec.moe is not None:
-        lines.append("every expert gets the same number of tokens")
+        lines.append("every expert gets the same number of tokens; more than 32 are written out in 32 bundles")
     return tuple(lines)

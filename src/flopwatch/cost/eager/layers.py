@@ -42,21 +42,31 @@ class Style:
 
 
 class Linear:
-    """A weight [O, I] and, where it has one, a bias [O]."""
+    """A weight [O, I] and, where it has one, a bias [O]; or several of them, which share the rows out."""
 
     def __init__(
-        self, e: Eager, style: Style, name: str, d_in: int, d_out: int, *, bias: bool, weight: Tensor | None = None
+        self,
+        e: Eager,
+        style: Style,
+        name: str,
+        d_in: int,
+        d_out: int,
+        *,
+        bias: bool,
+        weight: Tensor | None = None,
+        n_copies: int = 1,
     ) -> None:
         self.e = e
         self.name = name.rpartition(".")[2]
-        self.weight = weight or style.parameter(e, (d_out, d_in), name)
-        self.bias = style.parameter(e, (d_out,), name) if bias else None
+        several = (n_copies,) if n_copies > 1 else ()
+        self.weight = weight or style.parameter(e, (*several, d_out, d_in), name)
+        self.bias = style.parameter(e, (*several, d_out), name) if bias else None
         self.adapter: tuple[Tensor, Tensor] | None = None
         rank = style.tuning.lora_rank
         if rank and name.startswith("layers."):
             dtype = style.activation_dtype
-            down = e.parameter((rank, d_in), dtype, f"{name}.lora_down")
-            self.adapter = (down, e.parameter((d_out, rank), dtype, f"{name}.lora_up"))
+            down = e.parameter((*several, rank, d_in), dtype, f"{name}.lora_down")
+            self.adapter = (down, e.parameter((*several, d_out, rank), dtype, f"{name}.lora_up"))
 
     def __call__(self, x: Tensor) -> Tensor:
         """[..., I] -> [..., O]."""
@@ -129,15 +139,17 @@ def gelu(e: Eager, x: Tensor, *, is_elementary: bool) -> Tensor:
 class FeedForward:
     """Two matrices with GELU or ReLU, or three with a gate."""
 
-    def __init__(self, e: Eager, spec: ModelSpec, style: Style, name: str, d_ff: int, *, bias: bool) -> None:
+    def __init__(
+        self, e: Eager, spec: ModelSpec, style: Style, name: str, d_ff: int, *, bias: bool, n_copies: int = 1
+    ) -> None:
         self.e = e
         self.name = name.rpartition(".")[2]
         self.kind = spec.ffn
         self.is_elementary = style.is_elementary
         d = spec.d_model
-        self.gate = Linear(e, style, f"{name}.gate", d, d_ff, bias=bias) if spec.is_gated else None
-        self.up = Linear(e, style, f"{name}.up", d, d_ff, bias=bias)
-        self.down = Linear(e, style, f"{name}.down", d_ff, d, bias=bias)
+        self.gate = Linear(e, style, f"{name}.gate", d, d_ff, bias=bias, n_copies=n_copies) if spec.is_gated else None
+        self.up = Linear(e, style, f"{name}.up", d, d_ff, bias=bias, n_copies=n_copies)
+        self.down = Linear(e, style, f"{name}.down", d_ff, d, bias=bias, n_copies=n_copies)
 
     def __call__(self, x: Tensor) -> Tensor:
         """[..., D] -> [..., D]."""

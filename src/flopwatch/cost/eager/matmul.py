@@ -47,28 +47,32 @@ def _is_readable(x: Tensor) -> bool:
 
 
 def linear(e: Eager, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """[..., I] @ [O, I]^T -> [..., O]; saves its input, where the weight is trained."""
+    """[..., I] @ [O, I]^T -> [..., O]; saves its input, where the weight is trained.
+
+    A weight [N, O, I] stands for N weights that share the rows out among them.
+    """
     bias = None if bias is None else cast(e, bias)
     weight, x = cast(e, weight), cast(e, x)
     rows = reshape(e, x, (_n_rows(x), x.shape[-1]))
     has_bias = bias is not None
     inputs = (rows, weight, bias)
     packed = e.save(inputs, (rows if weight.node else None, weight if rows.node else None))
-    out = _mm(e, (rows.shape[0], weight.shape[0]), rows, weight)
+    out = _mm(e, (rows.shape[0], weight.shape[-2]), rows, weight)
+    weight_shape = weight.shape
 
     def backward(grads: Gradients, saved: Saved) -> Gradients:
         grad, (x, w) = one(grads[0]), saved
         grad_w = None
         if x is not None and not has_bias:  # mm computes the weight's gradient first, addmm the input's
-            grad_w = _mm(e, (grad.shape[1], x.shape[1]), transposed(grad, 0, 1), x)
-        grad_x = None if w is None else _mm(e, (grad.shape[0], w.shape[1]), grad, w)
+            grad_w = _mm(e, weight_shape, transposed(grad, 0, 1), x)
+        grad_x = None if w is None else _mm(e, (grad.shape[0], w.shape[-1]), grad, w)
         if x is not None and has_bias:
-            grad_w = _mm(e, (grad.shape[1], x.shape[1]), transposed(grad, 0, 1), x)
+            grad_w = _mm(e, weight_shape, transposed(grad, 0, 1), x)
         # The weight stands transposed in the matmul: what it gets is a view.
         return grad_x, None if grad_w is None else grad_w.alias(grad_w.shape), grad
 
     e.record("addmm" if has_bias else "mm", out, inputs, backward, packed)
-    shape = (*x.shape[:-1], weight.shape[0])
+    shape = (*x.shape[:-1], weight.shape[-2])
     return view(e, out, shape, contiguous_strides(shape))
 
 

@@ -180,6 +180,8 @@ def view_strides(x: Tensor, shape: Shape) -> Shape | None:
 
     Old axes are grouped while each is contiguous with the next; every new axis must lie within one group.
     """
+    if count(shape) == 0:
+        return contiguous_strides(shape)
     groups: list[tuple[int, int]] = []  # (elements, stride of the innermost axis), innermost group first
     for size, stride in zip(reversed(x.shape), reversed(x.strides), strict=True):
         if size == 1:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
+from typing import Final
 
 from flopwatch.cost.eager.arith import add, from_result, mul
 from flopwatch.cost.eager.attention import AttentionCore, Cache, rotate
@@ -12,6 +14,8 @@ from flopwatch.cost.eager.reduce import take_rows, topk
 from flopwatch.cost.eager.tensor import Gradients, Saved, Tensor
 from flopwatch.cost.eager.views import cat, expand, narrow, reshape, split, to, transpose
 from flopwatch.model.spec import MLASpec, ModelSpec, MoESpec
+
+_MOST_BUNDLES: Final = 32  # 256 experts one by one would take 20 s for an estimate
 
 
 class LatentAttention:
@@ -67,6 +71,16 @@ class LatentAttention:
             yield from part.parameters()
 
 
+def expert_bundles(n_experts: int) -> tuple[int, ...]:
+    """Experts that are written out as one: each on its own up to 32, else 32 bundles of nearly equal size.
+
+    All of their weights and rows are there; only what one expert needs for a moment is that of a bundle.
+    """
+    n_bundles = min(n_experts, _MOST_BUNDLES)
+    each, more = divmod(n_experts, n_bundles)
+    return tuple(each + (bundle < more) for bundle in range(n_bundles))
+
+
 class MixtureOfExperts:
     """Each token passes its best experts, the rows dealt out evenly, and the shared ones."""
 
@@ -74,9 +88,10 @@ class MixtureOfExperts:
         self.e = e
         self.moe = moe
         self.router = Linear(e, style, f"{name}.router", spec.d_model, moe.n_experts, bias=moe.router_bias)
+        self.bundles = expert_bundles(moe.n_experts)
         self.experts = [
-            FeedForward(e, spec, style, f"{name}.experts.{n}", moe.d_ff_expert, bias=moe.expert_bias)
-            for n in range(moe.n_experts)
+            FeedForward(e, spec, style, f"{name}.experts.{n}", moe.d_ff_expert, bias=moe.expert_bias, n_copies=size)
+            for n, size in enumerate(self.bundles)
         ]
         self.shared: FeedForward | None = None
         if moe.n_shared_experts:
@@ -133,8 +148,12 @@ class MixtureOfExperts:
         return mul(self.e, from_result(self.e, "sigmoid", self.gate(rows)), shared)
 
     def _counts(self, n: int) -> tuple[int, ...]:
+        """Rows of each bundle: those of its experts, dealt out evenly."""
         each, more = divmod(n, self.moe.n_experts)
-        return tuple(each + (expert < more) for expert in range(self.moe.n_experts))
+        ends = list(itertools.accumulate(self.bundles))
+        starts = [0, *ends[:-1]]
+        pairs = zip(starts, ends, strict=True)
+        return tuple(each * (end - start) + max(0, min(end, more) - start) for start, end in pairs)
 
     def parameters(self) -> Iterator[Tensor]:
         """In the order in which the module registers them."""
