@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from flopwatch.api.bench import bench
     from flopwatch.api.count import count
+    from flopwatch.api.fit import fit, predict_fit
     from flopwatch.api.memory import memory
     from flopwatch.api.meter import Meter, MeterWarning
     from flopwatch.api.mfu import mfu
@@ -31,13 +33,16 @@ __all__ = [
     "MeterWarning",
     "ModelSpec",
     "Workload",
+    "bench",
     "count",
     "find_convention",
     "find_device",
+    "fit",
     "load_spec",
     "memory",
     "mfu",
     "peak",
+    "predict_fit",
     "roofline",
     "trace",
 ]
@@ -48,10 +53,13 @@ _WHERE = {
     "MeterWarning": "flopwatch.api.meter",
     "ModelSpec": "flopwatch.model.spec",
     "Workload": "flopwatch.workload",
+    "bench": "flopwatch.api.bench",
     "count": "flopwatch.api.count",
     "find_convention": "flopwatch.cost.convention",
     "find_device": "flopwatch.device.catalog",
+    "fit": "flopwatch.api.fit",
     "load_spec": "flopwatch.model.load",
+    "predict_fit": "flopwatch.api.fit",
     "trace": "flopwatch.trace.api",
     "memory": "flopwatch.api.memory",
     "mfu": "flopwatch.api.mfu",
