@@ -8,6 +8,7 @@ from rich.cells import cell_len
 
 from flopwatch.record import Record, load_record
 from flopwatch.report.content import fields
+from flopwatch.report.content.fit import comparison
 from flopwatch.report.messages import Words
 from flopwatch.report.terminal import draw, render
 
@@ -118,6 +119,20 @@ def test_a_fit_shows_prediction_beside_measurement_and_the_proof():
     assert "batch 2 ran; batch 3 ran out of memory" in text
     assert "none: batch 1 needs 25.00 GiB (predicted)" in text
     assert "at least 8 (no larger one was tried: --max)" in text
+
+
+def test_a_batch_that_was_only_predicted_does_not_look_like_one_that_ran():
+    """`about` and `~` stand before it."""
+
+    def unverify(data):
+        data["results"][0]["verified"] = False
+        data["results"][0]["next"] = {"batch": 3, "outcome": "not tested", "how": "not tested"}
+
+    record = changed("fit", unverify)
+    assert "about 2 (predicted only: nothing was run)" in render(record, width=100)
+    assert "batch 2 ran" not in render(record, width=100)
+    row = [cell if isinstance(cell, str) else cell.text for cell in comparison(record.typed_results(), Words()).rows[0]]
+    assert row[2] == "~ 2"
 
 
 def test_a_number_and_its_unit_stay_on_one_line():

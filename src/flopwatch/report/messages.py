@@ -62,6 +62,7 @@ ENGLISH: Final[dict[str, str]] = {
     "fit.title": "{model}: {phase}, {seq_len} tokens, {dtype}",
     "fit.batch": "Largest batch",
     "fit.batch_none": "none: not even 1 fits",
+    "fit.batch_predicted": "about {batch} (predicted only: nothing was run)",
     "fit.batch_needs": "none: batch 1 needs {needs} (predicted)",
     "fit.capped": "at least {batch} (no larger one was tried: {cap})",
     "fit.capped_max": "--max",

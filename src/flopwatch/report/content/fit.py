@@ -55,9 +55,11 @@ def is_capped(result: FitResult) -> bool:
 
 
 def batch_text(result: FitResult, words: Words) -> str:
-    """The batch for a table: `5`, `>= 8` when the search was capped, `none`."""
+    """The batch for a table: `5`, `>= 8` when the search was capped, `~ 31` when nothing was run, `none`."""
     if result.batch is None:
         return words("none")
+    if not result.verified:
+        return f"~ {result.batch}"
     return f">= {result.batch}" if is_capped(result) else str(result.batch)
 
 
@@ -119,6 +121,8 @@ def facts_of(result: FitResult, words: Words) -> Facts:
         needs = result.predicted_peak_bytes
         none = words("fit.batch_none") if needs is None else words("fit.batch_needs", needs=units.format_bytes(needs))
         batch = Fact(label=words("fit.batch"), value=none, style="bad")
+    elif not result.verified:
+        batch = Fact(label=words("fit.batch"), value=words("fit.batch_predicted", batch=result.batch))
     elif is_capped(result):
         batch = Fact(
             label=words("fit.batch"),
