@@ -22,6 +22,7 @@ def allocate(runner, mib, *, limit_mib, job="allocate"):
         job=f"fault_jobs:{job}",
         arguments={"mib": mib},
         limit_bytes=limit_mib << 20,
+        n_threads=1,
         tight_memory=True,
         import_from=[TESTS],
     )

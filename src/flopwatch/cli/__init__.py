@@ -37,6 +37,7 @@ def build_app() -> cyclopts.App:
         help="How much work a PyTorch model is, whether it fits, how fast it runs here, and how fast it could.",
         version=flopwatch.__version__,
         help_format="markdown",
+        suppress_keyboard_interrupt=False,  # `run` says what is kept
         default_parameter=cyclopts.Parameter(show_env_var=False),
     )
     for name, answers in COMMANDS.items():

@@ -11,7 +11,7 @@ from flopwatch.api.fit import fit as fit_model
 from flopwatch.cli.options import Bytes, ModelOptions, OutputOptions, RunOptions, StepOptions
 from flopwatch.cli.output import emit
 from flopwatch.cli.request import request
-from flopwatch.cli.session import session
+from flopwatch.cli.session import check_store, session
 from flopwatch.cost.convention import DEFAULT, find_convention
 from flopwatch.device.detect import environment
 from flopwatch.device.machine import Machine
@@ -58,7 +58,8 @@ def bench(
     wanted = _batch(batch, limit)
     specs = [resolve_spec(name, (model_options or ModelOptions()).changes()) for name in (model, *models)]
     for spec in specs:
-        spec.check_seq_len(step.seq or default_seq_len(spec))
+        spec.check_seq_len(step.workload(seq_len=default_seq_len(spec), dtype="fp32").seq_len)
+    check_store(run)
     machine = ProbeSeries().machine(step.device)
     works = [step.workload(seq_len=default_seq_len(spec), dtype=default_dtype(machine)) for spec in specs]
     asked = request(

@@ -13,12 +13,13 @@ from flopwatch.api.fit import predict_fit
 from flopwatch.cli.options import Bytes, Count, ModelOptions, OutputOptions, RunOptions, StepOptions
 from flopwatch.cli.output import emit
 from flopwatch.cli.request import request
-from flopwatch.cli.session import session
+from flopwatch.cli.session import check_store, session
 from flopwatch.device.detect import environment
 from flopwatch.errors import InputError
 from flopwatch.measure.batch_search import MOST, Grid
 from flopwatch.measure.dtype import default_dtype
 from flopwatch.measure.fit import does_not_fit
+from flopwatch.measure.limit import given_limit
 from flopwatch.measure.series import ProbeSeries
 from flopwatch.model.spec import ModelSpec
 from flopwatch.record import FitResult, Record, make_record
@@ -61,12 +62,15 @@ def fit(
     """
     step, run, output = step or StepOptions(), run or RunOptions(), output or OutputOptions()
     grid = _grid(max_batch, multiple_of, power_of_two=power_of_two)
+    if limit is not None:
+        given_limit(limit)
     specs = [resolve_spec(name, (model_options or ModelOptions()).changes()) for name in (model, *models)]
     for spec in specs:
-        spec.check_seq_len(step.seq or default_seq_len(spec))
+        spec.check_seq_len(step.workload(seq_len=default_seq_len(spec), dtype="fp32").seq_len)
     if predict_only:
         _predict(specs, step, limit, grid, run, output)
         return
+    check_store(run)
     machine = ProbeSeries().machine(step.device)
     works = [step.workload(seq_len=default_seq_len(spec), dtype=default_dtype(machine)) for spec in specs]
     asked = request(

@@ -65,6 +65,11 @@ def session(
                 raise
 
 
+def check_store(options: RunOptions) -> None:
+    """Open the store and close it again: what cannot keep a measurement is refused before anything is started."""
+    Store(options.store).close()
+
+
 def _continued(store: Store, key: str, output: OutputOptions) -> int | None:
     """The number of the run that is taken up again, or None when there is none to take up."""
     found = store.find_unfinished(key)
