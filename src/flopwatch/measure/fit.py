@@ -15,6 +15,7 @@ from flopwatch.measure.series import ProbeSeries, Progress
 from flopwatch.model.spec import ModelSpec
 from flopwatch.probe.protocol import ProbeOutcome, ProbeRequest
 from flopwatch.record import FitResult, NextBatch, ProbeRow
+from flopwatch.trace.replay import usage_at
 from flopwatch.units import format_bytes
 from flopwatch.workload import Workload
 
@@ -116,17 +117,38 @@ def predict_batch(request: FitRequest) -> FitResult:
 
 
 def predicted_peak(request: FitRequest) -> Predict:
-    """The closed form's peak for a batch; None for what it cannot estimate."""
-    device_type = request.device.split(":")[0]
+    """The closed form's peak for a batch; None for what it cannot estimate.
+
+    On a CUDA device it is what torch's allocator reserves, by a replay of the written-out step within the limit.
+    """
+    if request.device.split(":")[0] == "cuda":
+        return _predicted_reserve(request)
 
     @functools.cache
     def predict(batch: int) -> int | None:
         workload = msgspec.structs.replace(request.workload, batch=batch)
         try:
-            foreach = device_type == "cuda"  # torch's default there
-            return estimate_memory(request.spec, workload, foreach=foreach, device_type=device_type).peak_bytes
+            return estimate_memory(request.spec, workload).peak_bytes
         except SpecError:
             return None
+
+    return predict
+
+
+def _predicted_reserve(request: FitRequest) -> Predict:
+    """Bytes that the allocator reserves at a batch: beyond the limit where the step fails within it."""
+    limit_bytes = request.limit.limit_bytes
+    # Elementary operators are the notebook's network: its code keeps two activations and its output alive.
+    is_notebook = request.workload.ops == "elementary"
+    try:
+        usage = usage_at(request.spec, request.workload, like_notebook=is_notebook)
+    except SpecError:
+        return lambda _: None
+
+    @functools.cache
+    def predict(batch: int) -> int | None:
+        within = usage(batch, limit_bytes)
+        return within.reserved_bytes if within.fits else max(limit_bytes + 1, usage(batch, None).reserved_bytes)
 
     return predict
 
