@@ -10,6 +10,7 @@ import pytest
 
 import flopwatch as fw
 from flopwatch.errors import InputError
+from flopwatch.measure import meter as measure
 from meter_clock import LINEAR, PAIR, Clock, make_meter
 
 HERE = Path(__file__).parent
@@ -100,6 +101,26 @@ def test_one_process_may_have_several_devices():
     assert found["perf/tokens_per_s"] == 70
     assert found["perf/tokens_per_s_per_device"] == 70 / 8
     assert found["perf/mfu"] == pytest.approx(70 * FLOPS_PER_TOKEN / 8e9)
+
+
+def test_a_group_that_was_made_after_the_meter_is_found_when_it_is_asked():
+    """Without RANK and WORLD_SIZE: two ranks alike have twice the tokens, and a step no longer speaks for both."""
+    clock = Clock()
+    alone = make_meter(clock)
+    meter = measure.Meter(
+        cost=alone.cost,
+        peak=alone.peak,
+        ranks=alone.ranks,
+        warmup_steps=0,
+        clock=clock,
+        exchange=lambda row: [row, row],
+    )
+    clock.pass_s(0.5)
+    assert meter.step(tokens=35)["perf/tokens_per_s"] == 70
+    assert meter.gather()["perf/tokens_per_s"] == 140
+    assert meter.gather()["perf/mfu"] == pytest.approx(70 * FLOPS_PER_TOKEN / 1e9)
+    clock.pass_s(0.5)
+    assert "perf/tokens_per_s" not in meter.step(tokens=35)
 
 
 @pytest.mark.parametrize(

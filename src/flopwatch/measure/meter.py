@@ -294,8 +294,8 @@ class Meter:
                 self._note("no group", text)
             found = scalars((own,), self.ranks)
         else:
-            ranks = msgspec.structs.replace(self.ranks, world_size=len(rows))
-            found = scalars([totals_of_row(row) for row in rows], ranks)
+            self.ranks = msgspec.structs.replace(self.ranks, world_size=len(rows))  # a group made after the meter
+            found = scalars([totals_of_row(row) for row in rows], self.ranks)
         self._check_utilization(found)
         return found
 
