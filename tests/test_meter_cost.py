@@ -6,6 +6,7 @@ import pytest
 
 import flopwatch as fw
 from flopwatch.cost.convention import convention_names, flops_per_token
+from flopwatch.errors import InputError
 from flopwatch.measure.meter_cost import cost_of_spec
 
 SMALL = {"d_model": 6, "n_heads": 3, "vocab_size": 7, "max_seq_len": 1000}
@@ -44,3 +45,17 @@ def test_what_is_no_length_is_refused(length):
     """Not rounded, not skipped."""
     with pytest.raises(fw.FlopwatchError, match="is no length of a sequence"):
         _ = cost_of_spec(SPECS["plain"]).model[length]
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"convention": "palm"}, "convention cannot change flops_per_token"),
+        ({"hardware_flops_per_token": 8e9, "recompute": "full"}, "already holds recompute"),
+        ({"hardware_flops_per_token": 8e9, "uses_flash": True}, "already holds recompute"),
+    ],
+)
+def test_what_a_given_number_cannot_honour_is_refused(more, says):
+    """No option is accepted and ignored."""
+    with pytest.raises(InputError, match=says):
+        fw.Meter(flops_per_token=6e9, peak_flops_per_s=1e12, **more)

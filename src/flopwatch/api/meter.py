@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from flopwatch.api.count import resolve_spec
-from flopwatch.cost.convention import Convention
+from flopwatch.cost.convention import DEFAULT, Convention
 from flopwatch.errors import InputError
 from flopwatch.measure import meter
 from flopwatch.measure.meter_cost import StepCost, cost_of_numbers, cost_of_spec, unknown_cost
@@ -23,7 +23,7 @@ MeterWarning = meter.MeterWarning
 class Meter(meter.Meter):
     """Tokens/s, MFU, HFU and goodput of a training loop: call `step` after each update of the weights.
 
-    FLOPs come from `model` (a spec, or a name that `load_spec` knows) in closed form under `convention`, or are given:
+    FLOPs come from `model` (a spec, or a name that `load_spec` knows) in closed form, or are given:
     `flops_per_token` of a training step, at `seq_len`, such as `fw.trace(step).total / tokens`. Without either,
     tokens/s are all that is told. `seq_len` is the length of the sequences that `step(tokens=)` speaks of.
 
@@ -40,7 +40,7 @@ class Meter(meter.Meter):
         flops_per_token: float | None = None,
         hardware_flops_per_token: float | None = None,
         attention_flops_per_pair: float | None = None,
-        convention: str | Convention = "matmul",
+        convention: str | Convention | None = None,
         recompute: str = "none",
         uses_flash: bool = False,
         device: str = "auto",
@@ -61,12 +61,12 @@ class Meter(meter.Meter):
             raise InputError(f"{given} without flops_per_token says nothing", hint="give both")
         cost: StepCost
         if flops_per_token is not None:
-            _check_numbers_alone(model, recompute, uses_flash=uses_flash, hardware=hardware_flops_per_token)
+            _check_numbers_alone(model, convention, recompute, uses_flash=uses_flash, hardware=hardware_flops_per_token)
             cost = cost_of_numbers(flops_per_token, seq_len=seq_len, **numbers)
         elif model is not None:
             spec = resolve_spec(model)
             cost = cost_of_spec(
-                spec, seq_len=seq_len, convention=convention, recompute=recompute, uses_flash=uses_flash
+                spec, seq_len=seq_len, convention=convention or DEFAULT, recompute=recompute, uses_flash=uses_flash
             )
         else:
             cost = unknown_cost("no model and no flops_per_token was given", seq_len=seq_len)
@@ -82,12 +82,21 @@ class Meter(meter.Meter):
 
 
 def _check_numbers_alone(
-    model: str | ModelSpec | None, recompute: str, *, uses_flash: bool, hardware: float | None
+    model: str | ModelSpec | None,
+    convention: str | Convention | None,
+    recompute: str,
+    *,
+    uses_flash: bool,
+    hardware: float | None,
 ) -> None:
     """Refuse what a number cannot honour: the number already holds, or cannot know, what was asked for."""
     if model is not None:
         raise InputError("model and flops_per_token both say the FLOPs", hint="give one of them")
-    if (recompute != "none" or uses_flash) and hardware is None:
+    if convention is not None:
+        raise InputError("convention cannot change flops_per_token", hint="give a model, or the number alone")
+    if (recompute != "none" or uses_flash) and hardware is not None:
+        raise InputError("hardware_flops_per_token already holds recompute and uses_flash", hint="leave them out")
+    if recompute != "none" or uses_flash:
         raise InputError(
             f"recompute={recompute}, uses_flash={uses_flash} cannot be worked out from flops_per_token",
             hint="give hardware_flops_per_token, such as fw.trace(step).hardware_total / tokens",
