@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from flopwatch.api.bandwidth import bandwidth_ceilings, cache_bytes
 from flopwatch.api.count import default_seq_len, resolve_spec
 from flopwatch.compare.bench import bench_result
 from flopwatch.compare.utilization import Ceiling
@@ -56,7 +57,16 @@ def bench(
     measured = bench_step(request, series)
     dtype = request.workload.dtype
     ceilings = [datasheet_ceiling(machine, dtype), measured_ceiling(machine, dtype, series, store=store)]
-    return bench_result(request, measured, device_name=machine.name, convention=rule, ceilings=ceilings)
+    is_decode = request.workload.phase == "decode"
+    return bench_result(
+        request,
+        measured,
+        device_name=machine.name,
+        convention=rule,
+        ceilings=ceilings,
+        bandwidths=bandwidth_ceilings(machine, dtype, series, store=store) if is_decode else (),
+        cache_bytes=cache_bytes(machine),
+    )
 
 
 def datasheet_ceiling(machine: Machine, dtype: str) -> Ceiling:

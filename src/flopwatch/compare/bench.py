@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from flopwatch.compare.decode import BandwidthCeiling, decode_figures, decode_warnings
 from flopwatch.compare.utilization import Ceiling, run_dtypes, utilization_rows, utilization_warnings
 from flopwatch.cost.convention import Convention, count_flops
 from flopwatch.measure.bench import BenchRequest, StepMeasurement
@@ -18,11 +19,13 @@ def bench_result(
     device_name: str,
     convention: Convention,
     ceilings: Sequence[Ceiling],
+    bandwidths: Sequence[BandwidthCeiling] = (),
+    cache_bytes: int = 0,
 ) -> BenchResult:
     """Tokens/s, model and hardware FLOP/s under `convention`, MFU and HFU against each ceiling, from the median step.
 
     `hardware_flops_per_s` counts what the step computed again; `details` keeps the interval of the median, the
-    threads, and the notes on what makes the figures less sure.
+    threads, and the notes on what makes the figures less sure. Decoding is set against `bandwidths` too.
     """
     spec, workload = request.spec, request.workload
     step = count_flops(spec, workload, convention)
@@ -34,6 +37,10 @@ def bench_result(
         convention=convention.name,
         ceilings=ceilings,
     )
+    decode = None
+    if workload.phase == "decode":
+        decode = decode_figures(spec, workload, step_s=median_s, ceilings=bandwidths)
+    doubts = [] if decode is None else decode_warnings(decode, cache_bytes=cache_bytes)
     details: dict[str, Any] = {
         "median_interval_s": [measured.timing.median_low_s, measured.timing.median_high_s],
         "n_outliers": measured.timing.n_outliers,
@@ -41,7 +48,7 @@ def bench_result(
         "n_threads": measured.n_threads,
         "allocated_peak_bytes": measured.allocated_peak_bytes,
         "convention": convention.name,
-        "notes": [*measured.notes, *utilization_warnings(rows)],
+        "notes": [*measured.notes, *utilization_warnings(rows), *doubts],
     }
     return BenchResult(
         model=spec.name,
@@ -58,4 +65,5 @@ def bench_result(
         n_warmup=measured.timing.n_warmup,
         device=device_name,
         details=details,
+        decode=decode,
     )

@@ -1,5 +1,13 @@
 """The record: one JSON envelope for everything that flopwatch counts, predicts or measures, with its schema."""
 
+from flopwatch.record.bench_parts import (
+    AccumulationPlan,
+    BandwidthRow,
+    BatchPoint,
+    BatchSearch,
+    ChoiceRow,
+    DecodeFigures,
+)
 from flopwatch.record.envelope import METHOD, SCHEMA, Kind, Record, load_record, make_record
 from flopwatch.record.results import (
     RESULT_TYPES,
@@ -31,11 +39,17 @@ __all__ = [
     "METHOD",
     "RESULT_TYPES",
     "SCHEMA",
+    "AccumulationPlan",
+    "BandwidthRow",
+    "BatchPoint",
+    "BatchSearch",
     "BenchResult",
     "ChangeRow",
     "CheckResult",
+    "ChoiceRow",
     "CompareResult",
     "CountResult",
+    "DecodeFigures",
     "DeviceResult",
     "FitResult",
     "FlopParts",

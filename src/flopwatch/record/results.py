@@ -6,6 +6,8 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from flopwatch.record.bench_parts import BatchSearch, ChoiceRow, DecodeFigures
+
 
 class _Result(msgspec.Struct, frozen=True, kw_only=True):
     """Common ground of all results: plain data out."""
@@ -136,7 +138,11 @@ class UtilizationRow(_Result, frozen=True, kw_only=True):
 
 
 class BenchResult(_Result, frozen=True, kw_only=True):
-    """How fast a step runs here, from samples after warm-up."""
+    """How fast a step runs here, from samples after warm-up.
+
+    `decode` is there in that phase, `batch_search` where the best batch was looked for, `choices` where others were
+    set beside it.
+    """
 
     model: str
     batch: int
@@ -152,6 +158,9 @@ class BenchResult(_Result, frozen=True, kw_only=True):
     n_warmup: int
     device: str
     details: dict[str, Any] = {}
+    decode: DecodeFigures | None = None
+    batch_search: BatchSearch | None = None
+    choices: list[ChoiceRow] = []
 
 
 class MfuResult(_Result, frozen=True, kw_only=True):

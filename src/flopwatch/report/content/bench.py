@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from flopwatch import units
 from flopwatch.record import BenchResult
+from flopwatch.report.content.bench_parts import decode_facts
 from flopwatch.report.content.figures import above_peak_notes, notes_of, rate_text, short_use, utilization_facts
 from flopwatch.report.document import Block, Cell, Column, Fact, Facts, Heading, Table
 from flopwatch.report.messages import Words
@@ -88,5 +89,7 @@ def _facts(result: BenchResult, words: Words) -> list[Fact]:
     if result.hardware_flops_per_s != result.model_flops_per_s:
         rows.append(Fact(label=words("bench.hardware_rate"), value=units.format_rate(result.hardware_flops_per_s)))
     rows += utilization_facts(result.utilization, words)
+    if result.decode is not None:
+        rows += decode_facts(result.decode, words, batch=result.batch)
     value = words("bench.no_memory") if memory is None else units.format_bytes(memory)
     return [*rows, Fact(label=words("bench.memory"), value=value)]
