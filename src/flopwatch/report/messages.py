@@ -192,7 +192,7 @@ ENGLISH: Final[dict[str, str]] = {
     "verdict.fit_capped": "batch {batch} fits in {limit}, no larger one was tried",
     "verdict.fit_unverified": "batch {batch} is predicted to fit in {limit}",
     "verdict.fit_none": "not even batch 1 fits in {limit}",
-    "verdict.fit_needs": "not even batch 1 fits in {limit}, it needs {needs}",
+    "verdict.fit_needs": "not even batch 1 fits in {limit}, it needs about {needs} (predicted)",
     "verdict.speed": "{tokens} tokens/s at batch {batch}, MFU {mfu}",
     "verdict.not_run": "not run",
     "phase.forward": "Forward",
