@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO := demo
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup setup-dev demo test check bench docs clean
+.PHONY: setup setup-dev demo test check bench docs notebooks clean
 
 # The `flopwatch` command in .venv.
 setup: $(VENV)/.ready
@@ -20,7 +20,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 setup-dev: $(VENV)/.ready-dev
 
 $(VENV)/.ready-dev: $(VENV)/.ready
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,hf,lightning,peers]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,docs,hf,lightning,peers]'
 	touch $@
 
 # The main job on real models: FLOPs, largest batch, speed and MFU of the four GPTs on this machine, one HTML page.
@@ -45,6 +45,16 @@ check: setup-dev
 # Ratios against the peers, measured in one run; docs/benchmarks.md holds the last table.
 bench: setup-dev
 	$(BIN)/python -m benchmarks
+
+# The site, in site/: pages of the commands made anew, every link checked.
+docs: setup-dev
+	$(BIN)/python scripts/make_command_docs.py
+	$(BIN)/mkdocs build --strict --quiet
+	@echo "open site/index.html"
+
+# Both notebooks, run on this machine: their outputs are what a reader sees first, so run it on a quiet one.
+notebooks: setup-dev
+	$(BIN)/python scripts/make_notebooks.py
 
 clean:
 	rm -rf $(VENV) $(DEMO) build dist site *.egg-info src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
