@@ -1,7 +1,10 @@
 """The batches of the notebook on an A100 of 40 GB: found again by a replay, those that its leaks spoiled aside."""
 
+import json
+
 import pytest
 
+from flopwatch.cli import run
 from flopwatch.model.load import load_spec
 from flopwatch.trace.replay import predict_batch
 from flopwatch.workload import Workload
@@ -42,6 +45,16 @@ def test_a_clean_search_with_the_notebooks_code_finds_what_a_simulation_found(ph
     """With what its code keeps alive: two activations in the forward, the output in the backward."""
     found = predict_batch(load_spec(model), _workload(phase), LIMIT_BYTES, like_notebook=True)
     assert found.batch == SIMULATED[phase][model]
+
+
+@pytest.mark.parametrize(("phase", "more"), [("forward", []), ("train", ["--loss", "sum", "--optimizer", "none"])])
+def test_fit_predicts_them_for_a_card_that_is_not_here(phase, more, capsys):
+    """`flopwatch fit --predict-only` on the command line, for the first of the four."""
+    limit = ["--limit", "39800MiB", "--device", "NVIDIA A100-SXM4-40GB", "--predict-only"]
+    step = ["--seq", "1024", "--dtype", "bf16", "--ops", "elementary", "--phase", phase]
+    assert run(["fit", "gpt-small", *limit, *step, *more, "--json"]) == 0
+    (result,) = json.loads(capsys.readouterr().out)["results"]
+    assert (result["batch"], result["verified"]) == (SIMULATED[phase]["gpt-small"], False)
 
 
 def test_a_second_forward_fits_less_because_the_first_leaves_fragments():

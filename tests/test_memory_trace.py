@@ -26,7 +26,7 @@ FAST_STEPS = {"train"}
 def test_the_traced_peak_is_the_one_that_memtracker_sees_to_the_byte(step):
     """torch's own tracker on the same steps, on fake tensors."""
     spec, workload = networks.small_spec(d_model=96, vocab_size=211), networks.small_workload(step)
-    traced = trace_step(spec, workload, hidden_copies=False)
+    traced = trace_step(spec, workload, hidden_tensors=False)
     assert traced.memory.peak_bytes == networks.memtracker_peak_bytes(spec, workload)
 
 
@@ -35,7 +35,7 @@ def test_the_traced_peak_is_the_one_that_memtracker_sees_to_the_byte(step):
 def test_other_networks_are_traced_as_memtracker_sees_them(name):
     """Grouped heads, gates, experts and latent attention."""
     spec, workload = networks.small_spec(**networks.SPECS[name]), networks.small_workload("train")
-    traced = trace_step(spec, workload, hidden_copies=False)
+    traced = trace_step(spec, workload, hidden_tensors=False)
     assert traced.memory.peak_bytes == networks.memtracker_peak_bytes(spec, workload)
 
 
@@ -45,7 +45,7 @@ def test_a_matmul_copies_an_operand_without_strides_and_the_trace_shows_it():
     spec = networks.small_spec(d_model=96, vocab_size=5003, max_seq_len=77)
     workload = networks.small_workload("train", seq_len=77, batch=3, loss="sum", optimizer="none")
     real_bytes = networks.real_peak_bytes(spec, workload)
-    without = trace_step(spec, workload, hidden_copies=False).memory.peak_bytes
+    without = trace_step(spec, workload, hidden_tensors=False).memory.peak_bytes
     assert without < 0.97 * real_bytes
     assert memory_tape(spec, workload).peak().n_bytes == pytest.approx(real_bytes, rel=1e-3)
 

@@ -44,8 +44,8 @@ def memory_tape(spec: ModelSpec, workload: Workload, *, n_steps: int = N_STEPS) 
     return tape_of(trace_step(spec, workload, n_steps=n_steps))
 
 
-def trace_step(spec: ModelSpec, workload: Workload, *, n_steps: int = N_STEPS, hidden_copies: bool = True) -> Trace:
-    """The trace of `n_steps` steps on fake CPU tensors; with `hidden_copies` the copies that matmuls make inside.
+def trace_step(spec: ModelSpec, workload: Workload, *, n_steps: int = N_STEPS, hidden_tensors: bool = True) -> Trace:
+    """The trace of `n_steps` steps on fake CPU tensors; with `hidden_tensors` what operators make inside.
 
     Fake CPU tensors take the paths that a CPU takes; on `meta`, autocast does nothing and norms keep other statistics.
     """
@@ -63,7 +63,7 @@ def trace_step(spec: ModelSpec, workload: Workload, *, n_steps: int = N_STEPS, h
         step = make_step(model, workload)
 
         def steps() -> None:
-            with _HiddenCopies() if hidden_copies else contextlib.nullcontext():  # type: ignore[no-untyped-call]
+            with _HiddenTensors() if hidden_tensors else contextlib.nullcontext():  # type: ignore[no-untyped-call]
                 for _ in range(n_steps):
                     step()
 
@@ -89,20 +89,26 @@ def _tensors(model: nn.Module) -> Iterator[tuple[dict[str, Any], str, torch.Tens
                     yield table, name, tensor
 
 
-class _HiddenCopies(TorchDispatchMode):
-    """Makes the copies visible that a matmul makes of an operand with a stride of 0, which no library can read."""
+class _HiddenTensors(TorchDispatchMode):
+    """Makes visible what two operators allocate inside, out of sight of any dispatch mode.
+
+    A matmul copies an operand with a stride of 0, which no library can read; a safe softmax makes a mask of all scores.
+    """
 
     _MATMULS: Final = frozenset({torch.ops.aten.mm.default, torch.ops.aten.bmm.default, torch.ops.aten.addmm.default})
+    _SOFTMAX: Final = torch.ops.aten._safe_softmax.default
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Run one operator, with copies of operands alive meanwhile."""
+        """Run one operator, with what it hides alive meanwhile."""
         del types
         copies = []
         if func in self._MATMULS:
             copies = [arg.clone(memory_format=torch.contiguous_format) for arg in args[-2:] if _is_expanded(arg)]
         result = func(*args, **(kwargs or {}))
+        if func is self._SOFTMAX:
+            copies = [torch.isneginf(args[0])]
         del copies
         return result
 

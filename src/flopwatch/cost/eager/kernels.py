@@ -60,28 +60,27 @@ def _math(e: Eager, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, is_
     elif mask is not None and mask.dtype == "bool":
         mask = pointwise(e, "where", mask, dtype=scaled.dtype)
     groups = q.shape[1] // k.shape[1]
-    if groups > 1:
-        k_wide, v_wide = repeat_heads(e, k_wide, groups), repeat_heads(e, v_wide, groups)
-    scores = matmul(e, scaled, scale(e, transpose(e, k_wide, 2, 3)))
+    k_all, v_all = (
+        (repeat_heads(e, k_wide, groups), repeat_heads(e, v_wide, groups)) if groups > 1 else (k_wide, v_wide)
+    )
+    scores = matmul(e, scaled, scale(e, transpose(e, k_all, 2, 3)))
     if mask is not None and not e.sees_kernels:  # added in place, except where a dispatch mode looks on
         scores = add(e, scores, mask)
     weights = _safe_softmax(e, scores) if mask is not None else from_result(e, "softmax", scores)
     del scores
     unused = to(e, weights, dtype)
-    mixed = to(e, matmul(e, weights, v_wide), dtype)
-    del unused
+    mixed = to(e, matmul(e, weights, v_all), dtype)
+    del unused, k_wide, v_wide  # names that torch has until here
     return mixed
 
 
 def _safe_softmax(e: Eager, scores: Tensor) -> Tensor:
-    """Softmax that gives 0 for a row without an allowed key: computed twice over, inside one operator."""
+    """Softmax that gives 0 for a row without an allowed key, which it looks for in a mask of all scores."""
+    result = from_result(e, "softmax", scores)
     if e.sees_kernels:
-        inner = pointwise(e, "softmax", scores)
-        masked = pointwise(e, "eq", scores, dtype="bool")
-        result = from_result(e, "softmax", scores)
-        del inner, masked
-        return result
-    return from_result(e, "softmax", scores)
+        masked = pointwise(e, "isneginf", scores, dtype="bool")
+        del masked
+    return result
 
 
 def _causal_mask(e: Eager, n_queries: int, n_keys: int, dtype: str) -> Tensor:
