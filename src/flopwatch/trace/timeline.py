@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from flopwatch.cost.eager.tape import Block, Tape
+from flopwatch.cost.eager.tape import Tape
 from flopwatch.errors import InputError
 from flopwatch.trace.result import OpCall, Trace
 from flopwatch.trace.storages import StorageLife
@@ -78,8 +78,3 @@ def _logits(lives: list[StorageLife], calls: list[OpCall]) -> set[int]:
         elif call.phase == "forward" and call.flops:
             last_matmul = index
     return found
-
-
-def blocks_at_peak(tape: Tape) -> list[Block]:
-    """The blocks alive at the peak, largest first."""
-    return sorted(tape.alive_after(tape.peak().event), key=lambda block: -block.n_bytes)
