@@ -65,10 +65,14 @@ def test_the_figures_of_a_benchmark_follow_from_its_samples(home):
 
 
 BAD = {
-    ("--batch", "best"): "--batch best is not offered yet",
     ("--batch", "0"): "batch=0",
     ("--batch", "many"): "'many' is not a count",
-    ("--batch", "3", "--limit", "1GiB"): "--limit has no meaning with a fixed batch",
+    ("--batch", "3", "--limit", "1GiB"): "--limit has no meaning with --batch 3",
+    ("--batch", "best", "--limit", "1GiB"): "--limit has no meaning with --batch best",
+    ("--global-batch", "8"): "--global-batch has no meaning with --batch 1",
+    ("--batch", "best", "--global-batch", "0"): "--global-batch 0",
+    ("--batch", "best", "--global-batch", "8", "--phase", "decode"): "--global-batch has no meaning in phase decode",
+    ("--batch", "best", "--global-batch", "8", "--accumulate", "2"): "--global-batch and --accumulate contradict",
     ("--convention", "mine"): "no convention is called 'mine'",
     ("--seq", "81"): "80",
 }

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from flopwatch.api.bench import datasheet_ceiling, measured_ceiling
+from flopwatch.api.ceilings import datasheet_ceiling, measured_ceiling
 from flopwatch.api.count import count
 from flopwatch.api.pace import Pace, pace_of
 from flopwatch.compare.bench import bench_result

@@ -48,6 +48,7 @@ def bench_result(
         "n_threads": measured.n_threads,
         "allocated_peak_bytes": measured.allocated_peak_bytes,
         "convention": convention.name,
+        "compiled": request.compiled,
         "notes": [*measured.notes, *utilization_warnings(rows), *doubts],
     }
     return BenchResult(

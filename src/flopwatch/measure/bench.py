@@ -31,9 +31,15 @@ class BenchRequest(msgspec.Struct, frozen=True, kw_only=True):
     plan: SamplePlan = SamplePlan()
     timeout_s: float = 1800.0
     n_threads: int | None = None
+    compiled: bool = False
+    repeat: int = 0
+    """Which time the same step is timed: a series answers equal requests from its journal."""
 
     def probe(self) -> ProbeRequest:
         """The probe that times the step."""
+        more: dict[str, Any] = {"compiled": True} if self.compiled else {}
+        if self.repeat:
+            more["repeat"] = self.repeat
         return ProbeRequest(
             job="bench_step",
             arguments={
@@ -41,6 +47,7 @@ class BenchRequest(msgspec.Struct, frozen=True, kw_only=True):
                 "workload": self.workload.to_dict(),
                 "device": self.device,
                 "plan": msgspec.to_builtins(self.plan),
+                **more,
             },
             limit_bytes=self.limit.limit_bytes,
             device=self.device,

@@ -82,7 +82,8 @@ def _build(arguments: dict[str, Any]) -> tuple[Step, Callable[[], None]]:
     spec = msgspec.convert(arguments["spec"], ModelSpec)
     workload = msgspec.convert(arguments["workload"], Workload)
     device = arguments["device"]
-    return build_step(spec, workload, device=device), _settle_of(device)
+    compiled = arguments.get("compiled", False)
+    return build_step(spec, workload, device=device, compiled=compiled), _settle_of(device)
 
 
 def _settle_of(device: str) -> Callable[[], None]:

@@ -17,11 +17,14 @@ from flopwatch.workload import Workload
 Step = Callable[[], None]
 
 
-def build_step(spec: ModelSpec, workload: Workload, *, device: str = "cpu", seed: int = 0) -> Step:
+def build_step(
+    spec: ModelSpec, workload: Workload, *, device: str = "cpu", seed: int = 0, compiled: bool = False
+) -> Step:
     """A callable that runs one step of `workload` on a new reference network on `device`.
 
-    Model, optimizer and data are made here, outside of what is timed. Raises SpecError for a sequence longer than the
-    context, or a dtype that torch cannot train in.
+    Model, optimizer and data are made here, outside of what is timed. With `compiled` each layer goes through
+    torch.compile, at its first call: equal layers share one compilation. Raises SpecError for a sequence longer than
+    the context, or a dtype that torch cannot train in.
     """
     spec.check_seq_len(workload.seq_len)
     if workload.dtype not in DTYPES:
@@ -35,6 +38,9 @@ def build_step(spec: ModelSpec, workload: Workload, *, device: str = "cpu", seed
         dtype=torch.float32 if workload.precision == "autocast" else DTYPES[workload.dtype],
         seed=seed,
     )
+    if compiled:
+        for layer in model.layers:
+            layer.compile()
     return make_step(model, workload, seed=seed)
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from flopwatch import units
-from flopwatch.record import BandwidthRow, DecodeFigures
-from flopwatch.report.document import Fact
+from flopwatch.record import BandwidthRow, BatchPoint, BatchSearch, ChoiceRow, DecodeFigures
+from flopwatch.report.content.figures import rate_text
+from flopwatch.report.document import Block, Cell, Column, Fact, Note, Table
 from flopwatch.report.messages import Words
 
 
@@ -45,3 +48,89 @@ def _share(row: BandwidthRow, words: Words) -> str:
         bandwidth=units.format_bandwidth(row.bandwidth_bytes_per_s),
         source=row.bandwidth_source,
     )
+
+
+def batch_blocks(search: BatchSearch, best: int, words: Words) -> list[Block]:
+    """The curve over the batches that were timed, why it ends, and the plan for a global batch."""
+    top = max((point.tokens_per_s or 0.0 for point in search.curve), default=0.0)
+    kind = next((point.mfu_peak_kind for point in search.curve if point.mfu_peak_kind), None)
+    mfu = words("col.mfu") if kind is None else words("col.mfu_of", kind=words(f"kind.{kind}"))
+    shown: list[Block] = [
+        Table(
+            title=words("bench.curve"),
+            columns=[
+                Column(name=words("col.batch")),
+                Column(name=words("col.tokens")),
+                Column(name=words("col.interval"), rank=1),
+                Column(name=words("col.step"), rank=1),
+                Column(name=mfu),
+                Column(name=words("col.memory")),
+            ],
+            rows=[_point(point, best, top, words) for point in search.curve],
+            note=words("bench.curve_end", end=search.end, n_runs=search.n_runs),
+        )
+    ]
+    details = [f"{point.batch}: {point.detail}" for point in search.curve if point.outcome == "failed"]
+    shown += [Note(text=words("note", note=detail), style="dim") for detail in details]
+    plan = search.plan
+    if plan is not None:
+        text = words(
+            "bench.plan_between" if plan.is_between else "bench.plan",
+            n=plan.global_batch,
+            micro=plan.micro_batch,
+            steps=plan.n_accumulate,
+            rate=rate_text(plan.tokens_per_s),
+        )
+        shown.append(Note(text=text, style="strong"))
+    return shown
+
+
+def _point(point: BatchPoint, best: int, top: float, words: Words) -> list[Cell | str]:
+    batch = Cell(text=f"{point.batch:,}", style="strong" if point.batch == best else "")
+    if point.tokens_per_s is None or point.step_s is None:
+        return [batch, words(f"bench.{point.outcome}"), "", "", "", ""]
+    low, high = point.tokens_per_s_interval or (point.tokens_per_s, point.tokens_per_s)
+    return [
+        batch,
+        Cell(text=rate_text(point.tokens_per_s), bar=point.tokens_per_s / top if top else 0.0),
+        f"{rate_text(low)} to {rate_text(high)}",
+        units.format_seconds(point.step_s),
+        words("na") if point.mfu is None else units.format_percent(point.mfu),
+        words("na") if point.peak_memory_bytes is None else units.format_bytes(point.peak_memory_bytes),
+    ]
+
+
+def choice_table(rows: Sequence[ChoiceRow], words: Words) -> Table:
+    """What each choice buys against the base, with the interval; a choice that did not run says why below."""
+    reasons = [f"{row.choice} {row.value}: {row.reason}" for row in rows if row.reason is not None]
+    return Table(
+        title=words("bench.choices"),
+        columns=[
+            Column(name=words("col.choice"), is_number=False),
+            Column(name=words("col.tokens")),
+            Column(name=words("col.change")),
+            Column(name=words("col.interval"), rank=1),
+            Column(name=words("col.memory"), rank=1),
+            Column(name=words("col.pays"), is_number=False),
+        ],
+        rows=[_choice(row, words) for row in rows],
+        note="; ".join([words("bench.choices_note"), *reasons]),
+    )
+
+
+def _choice(row: ChoiceRow, words: Words) -> list[Cell | str]:
+    name = f"{row.choice} {row.value}"
+    if row.tokens_per_s is None or row.change_fraction is None or row.interval_fraction is None:
+        return [name, words("na"), "", "", "", words("na")]
+    low, high = row.interval_fraction
+    verdict = Cell(text=words("compare.same"), style="dim")
+    if row.pays is not None:
+        verdict = Cell(text=words("bench.pays" if row.pays else "bench.costs"), style="good" if row.pays else "warn")
+    return [
+        name,
+        rate_text(row.tokens_per_s),
+        Cell(text=f"{100 * row.change_fraction:+.1f} %", style="" if row.pays is None else "strong"),
+        f"{100 * low:+.1f} to {100 * high:+.1f} %",
+        words("na") if row.peak_memory_bytes is None else units.format_bytes(row.peak_memory_bytes),
+        verdict,
+    ]

@@ -1,0 +1,120 @@
+"""The batch with the most tokens a second: timed one after another, with the curve and the plan for a global batch."""
+
+from __future__ import annotations
+
+import msgspec
+
+from flopwatch.api.bench_series import BenchSeries
+from flopwatch.errors import DoesNotFitError, FlopwatchError, InputError, ProbeError
+from flopwatch.measure.batch_search import MOST, predicted_place
+from flopwatch.measure.bench import StepMeasurement
+from flopwatch.measure.best_batch import BestBatch, Reading, micro_batch_of, search_best_batch, tokens_per_s_at
+from flopwatch.measure.fit import FitRequest, predicted_peak
+from flopwatch.model.spec import ModelSpec
+from flopwatch.record import AccumulationPlan, BatchPoint, BatchSearch, BenchResult
+from flopwatch.workload import Workload
+
+
+def best_batch(
+    spec: ModelSpec,
+    workload: Workload,
+    benches: BenchSeries,
+    *,
+    compiled: bool = False,
+    global_batch: int | None = None,
+    max_batch: int | None = None,
+) -> BenchResult:
+    """The benchmark of the best batch, with the curve of those that were timed in `batch_search`.
+
+    No batch is tried that is predicted not to fit. `global_batch` asks for the micro-batches and steps that keep so
+    many sequences a step. Raises what the smallest batch raises when not even that runs.
+    """
+    if global_batch is not None and global_batch < 1:
+        raise InputError(f"a global batch of {global_batch} is no batch", hint="it counts from 1")
+    largest = _largest_predicted(spec, workload, benches)
+    most = min(n for n in (largest, max_batch, global_batch, MOST) if n is not None)
+    run = _Run(spec, workload, benches, compiled=compiled)
+    search = search_best_batch(max_batch=most, limit_bytes=benches.limit.limit_bytes)
+    try:
+        batch = next(search)
+        while True:
+            batch = search.send(run.read(batch))
+    except StopIteration as end:
+        found: BestBatch = end.value
+    if found.best is None:
+        raise run.errors[1]
+    result = run.results[found.best.batch]
+    how = BatchSearch(
+        curve=[run.point(reading) for reading in found.readings],
+        n_runs=len(found.readings),
+        largest_predicted=largest,
+        end=found.end,
+        plan=None if global_batch is None else _plan(found, global_batch),
+    )
+    return msgspec.structs.replace(result, batch_search=how)
+
+
+class _Run:
+    """The batches that were timed: their benchmarks, or the errors that they ended in."""
+
+    def __init__(self, spec: ModelSpec, workload: Workload, benches: BenchSeries, *, compiled: bool) -> None:
+        self._spec, self._workload, self._benches, self._compiled = spec, workload, benches, compiled
+        self._measured: dict[int, StepMeasurement] = {}
+        self.results: dict[int, BenchResult] = {}
+        self.errors: dict[int, FlopwatchError] = {}
+
+    def read(self, batch: int) -> Reading:
+        """Time one batch."""
+        work = msgspec.structs.replace(self._workload, batch=batch)
+        try:
+            measured, result = self._benches.measure(self._spec, work, compiled=self._compiled)
+        except (DoesNotFitError, ProbeError) as error:
+            self.errors[batch] = error
+            return Reading(batch=batch, outcome="oom" if isinstance(error, DoesNotFitError) else "failed")
+        self._measured[batch], self.results[batch] = measured, result
+        return Reading(
+            batch=batch,
+            tokens_per_s=result.tokens_per_s,
+            low=work.n_tokens / measured.timing.median_high_s,
+            high=work.n_tokens / measured.timing.median_low_s,
+            peak_bytes=measured.allocated_peak_bytes,
+        )
+
+    def point(self, reading: Reading) -> BatchPoint:
+        """The reading as it stands in the record."""
+        if reading.outcome != "ok":
+            return BatchPoint(batch=reading.batch, outcome=reading.outcome, detail=str(self.errors[reading.batch]))
+        result = self.results[reading.batch]
+        known = [row for row in result.utilization if row.name == "mfu" and row.fraction is not None]
+        return BatchPoint(
+            batch=reading.batch,
+            outcome="ok",
+            tokens_per_s=reading.tokens_per_s,
+            tokens_per_s_interval=[reading.low, reading.high],
+            step_s=result.step_s.median,
+            mfu=known[0].fraction if known else None,
+            mfu_peak_kind=known[0].peak_kind if known else None,
+            peak_memory_bytes=result.peak_memory_bytes,
+        )
+
+
+def _largest_predicted(spec: ModelSpec, workload: Workload, benches: BenchSeries) -> int | None:
+    """The largest batch that is predicted to fit, at least 1; None where memory cannot be predicted."""
+    request = FitRequest(spec=spec, workload=workload, limit=benches.limit, device=benches.machine.torch_device)
+    place = predicted_place(predicted_peak(request), request.grid, request.limit.limit_bytes)
+    return None if place is None else max(1, place)
+
+
+def _plan(found: BestBatch, global_batch: int) -> AccumulationPlan:
+    """The fastest way to `global_batch` by the curve; batch 1 was timed, so that there always is one."""
+    micro = micro_batch_of(found.readings, global_batch)
+    rate = None if micro is None else tokens_per_s_at(found.readings, micro)
+    assert micro is not None
+    assert rate is not None
+    return AccumulationPlan(
+        global_batch=global_batch,
+        micro_batch=micro,
+        n_accumulate=global_batch // micro,
+        tokens_per_s=rate,
+        is_between=micro not in {reading.batch for reading in found.readings},
+    )

@@ -1,0 +1,39 @@
+"""Which choices pay on this device: the base, then one thing changed at a time, each timed."""
+
+from __future__ import annotations
+
+import msgspec
+
+from flopwatch.api.bench_series import BenchSeries
+from flopwatch.compare.choices import Choice, choice_row, choices_for, failed_row
+from flopwatch.errors import FlopwatchError
+from flopwatch.measure.bench import StepMeasurement, bench_step
+from flopwatch.model.spec import ModelSpec
+from flopwatch.record import BenchResult, ChoiceRow
+from flopwatch.workload import Workload
+
+
+def explore(spec: ModelSpec, workload: Workload, benches: BenchSeries, *, compiled: bool = False) -> BenchResult:
+    """The benchmark of the base, with one row in `choices` for each thing changed: attention, dtype, batch, compile.
+
+    The base is timed again at the end: the first row says how far the machine alone moves a figure. A choice that
+    does not run here has a row with the reason.
+    """
+    first, result = benches.measure(spec, workload, compiled=compiled)
+    tried: list[tuple[Choice, StepMeasurement | str]] = []
+    for choice in choices_for(workload, kind=benches.machine.kind, compiled=compiled):
+        request = benches.request(spec, choice.workload, compiled=choice.compiled)
+        try:
+            tried.append((choice, bench_step(request, benches.series)))
+        except FlopwatchError as error:
+            tried.append((choice, str(error)))
+    again = bench_step(benches.request(spec, workload, compiled=compiled, repeat=1), benches.series)
+    base = [first, again]
+    same = Choice(name="base", value="again", workload=workload, compiled=compiled)
+    rows: list[ChoiceRow] = [choice_row(same, again, base=[first], base_tokens=workload.n_tokens)]
+    for choice, seen in tried:
+        if isinstance(seen, str):
+            rows.append(failed_row(choice, seen))
+        else:
+            rows.append(choice_row(choice, seen, base=base, base_tokens=workload.n_tokens))
+    return msgspec.structs.replace(result, choices=rows)

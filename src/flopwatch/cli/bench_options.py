@@ -1,0 +1,81 @@
+"""The options of `flopwatch bench` beside those of the step: which batch, and what is set beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated
+
+import msgspec
+from cyclopts import Parameter
+
+from flopwatch import units
+from flopwatch.api.bench_series import BenchSeries
+from flopwatch.api.best_batch import best_batch
+from flopwatch.api.explore import explore as explore_choices
+from flopwatch.api.fit import fit
+from flopwatch.cli.options import Bytes, Count, StepOptions
+from flopwatch.errors import InputError
+from flopwatch.measure.fit import does_not_fit
+from flopwatch.model.spec import ModelSpec
+from flopwatch.record import BenchResult
+from flopwatch.workload import Workload
+
+
+@Parameter(name="*")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BenchOptions:
+    """Which batch is timed, and what is set beside it."""
+
+    batch: str = "1"
+    """Sequences in one step; `max` for the largest that fits, `best` for the one with the most tokens/s."""
+    limit: Bytes | None = None
+    """With --batch max, the memory that the batch has to fit in."""
+    global_batch: Count | None = None
+    """With --batch best, the sequences that one training step is to have: the micro-batches that make it up."""
+    explore: Annotated[bool, Parameter(negative="")] = False
+    """Time the step again with one thing changed: attention, dtype, recompute, batch, compile. What pays here?"""
+    compile: Annotated[bool, Parameter(negative="")] = False
+    """Each layer through torch.compile; compiling is part of the warm-up."""
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.batch != "max":
+            raise InputError(f"--limit has no meaning with --batch {self.batch}", hint="use --batch max")
+        if self.global_batch is not None and self.batch != "best":
+            raise InputError(f"--global-batch has no meaning with --batch {self.batch}", hint="use --batch best")
+        if self.global_batch is not None and self.global_batch < 1:
+            raise InputError(f"--global-batch {self.global_batch} is no batch", hint="it counts from 1")
+        if self.batch not in {"max", "best"}:
+            Workload(batch=units.parse_count(self.batch))
+
+    def check(self, step: StepOptions) -> None:
+        """Refuse a global batch of what is not trained, or is accumulated already."""
+        if self.global_batch is None:
+            return
+        if step.phase != "train":
+            raise InputError(f"--global-batch has no meaning in phase {step.phase}", hint="use --phase train")
+        if step.accumulate != 1:
+            raise InputError("--global-batch and --accumulate contradict each other", hint="give one of them")
+
+    def measure(self, spec: ModelSpec, work: Workload, benches: BenchSeries) -> BenchResult:
+        """The benchmark that was asked for; raises DoesNotFitError when not even batch 1 fits."""
+        search = None
+        if self.batch == "best":
+            found = best_batch(spec, work, benches, compiled=self.compile, global_batch=self.global_batch)
+            if not self.explore:
+                return found
+            batch, search = found.batch, found.batch_search
+        elif self.batch == "max":
+            batch = self._largest(spec, work, benches)
+        else:
+            batch = units.parse_count(self.batch)
+        work = msgspec.structs.replace(work, batch=batch)
+        if not self.explore:
+            return benches.measure(spec, work, compiled=self.compile)[1]
+        result = explore_choices(spec, work, benches, compiled=self.compile)
+        return msgspec.structs.replace(result, batch_search=search)
+
+    def _largest(self, spec: ModelSpec, work: Workload, benches: BenchSeries) -> int:
+        found = fit(spec, work, limit_bytes=self.limit, series=benches.series, machine=benches.machine)
+        if found.batch is None:
+            raise does_not_fit(found)
+        return found.batch

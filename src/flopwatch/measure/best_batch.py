@@ -1,0 +1,221 @@
+"""The search for the batch with the most tokens a second: pure, it only says which batch to time next.
+
+Double while it pays, stop when tokens/s falls, stays flat or memory ends, then look closer around the best. Of
+batches that differ by less than the noise the smaller is taken: it leaves memory, and waits less for a step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Sequence
+from typing import Final, Literal
+
+import msgspec
+
+_GAIN: Final = 0.01  # a doubling that brings less is not worth it; twice less than that is left beyond it
+_SURE_GAIN: Final = 0.02  # a doubling that cannot bring more than this, noise included, ends the search at once
+_FALL: Final = 0.02
+_STEEP: Final = 0.1
+_ALIKE: Final = 0.03
+_LEAST_SAME, _MOST_SAME = 0.005, 0.02  # batches this near to the best are as good, by how noisy the best is
+_MOST_CLOSER: Final = 5
+_NEAR: Final = 0.15  # of the span: a try nearer than that to the best says nothing new
+_LEAST_APART, _MOST_APART = 0.03, 0.15  # nor does one that differs by less than twice the noise
+_GOLDEN: Final = 0.382
+_FILL: Final = 0.99  # how full a batch between one that ran and one that did not may make the memory
+
+
+class Reading(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of one batch: tokens/s with the interval of its median, and the peak memory; or that it did not run."""
+
+    batch: int
+    outcome: Literal["ok", "oom", "failed"] = "ok"
+    tokens_per_s: float = 0.0
+    low: float = 0.0
+    high: float = 0.0
+    peak_bytes: int | None = None
+
+
+class BestBatch(msgspec.Struct, frozen=True, kw_only=True):
+    """The end of a search: the batch to use (None when not even the first ran), every reading, and why it ended."""
+
+    best: Reading | None
+    readings: list[Reading]
+    end: str
+
+
+def search_best_batch(*, max_batch: int, limit_bytes: int | None = None) -> Generator[int, Reading, BestBatch]:
+    """Yields the batch to time next, is sent its Reading, and returns the BestBatch; times no batch twice.
+
+    `max_batch` is the largest that may be timed. At most a third as many are timed as there are batches up to it,
+    but for the doublings themselves.
+    """
+    readings: dict[int, Reading] = {}
+    batch, end = 1, ""
+    while not end:
+        readings[batch] = yield batch
+        end = _why_end(readings, batch, max_batch)
+        batch = min(2 * batch, max_batch)
+    n_closer = 0
+    most = max(len(readings), max_batch // 3)
+    while n_closer < _MOST_CLOSER and len(readings) < most:
+        closer = _closer(list(readings.values()), limit_bytes)
+        if closer is None:
+            break
+        readings[closer] = yield closer
+        n_closer += 1
+    found = sorted(readings.values(), key=lambda reading: reading.batch)
+    return BestBatch(best=best_of(found), readings=found, end=end)
+
+
+def best_of(readings: Sequence[Reading]) -> Reading | None:
+    """The smallest batch that is as good as the best, within its noise and 2 % at most; None when none ran."""
+    ran = _ran(readings)
+    if not ran:
+        return None
+    top = max(ran, key=lambda reading: reading.tokens_per_s)
+    least = top.tokens_per_s * (1 - min(max(_noise(top), _LEAST_SAME), _MOST_SAME))
+    return next(reading for reading in ran if reading.tokens_per_s >= least)
+
+
+def tokens_per_s_at(readings: Sequence[Reading], batch: int) -> float | None:
+    """Tokens/s read off the curve, straight between neighbours over the logarithm; None outside of what was timed."""
+    ran = _ran(readings)
+    for below, above in zip(ran, [*ran[1:], ran[-1]] if ran else [], strict=True):
+        if below.batch == batch:
+            return below.tokens_per_s
+        if below.batch < batch < above.batch:
+            share = math.log(batch / below.batch) / math.log(above.batch / below.batch)
+            return below.tokens_per_s + share * (above.tokens_per_s - below.tokens_per_s)
+    return None
+
+
+def micro_batch_of(readings: Sequence[Reading], global_batch: int) -> int | None:
+    """The divisor of `global_batch` that runs fastest by the curve, the smaller within a percent; None without any."""
+    rates = {batch: rate for batch in _divisors(global_batch) if (rate := tokens_per_s_at(readings, batch)) is not None}
+    if not rates:
+        return None
+    least = max(rates.values()) * (1 - _LEAST_SAME)
+    return min(batch for batch, rate in rates.items() if rate >= least)
+
+
+def _noise(reading: Reading) -> float:
+    return (reading.high - reading.low) / 2 / reading.tokens_per_s
+
+
+def _divisors(n: int) -> list[int]:
+    small = [d for d in range(1, math.isqrt(n) + 1) if n % d == 0]
+    return sorted({*small, *(n // d for d in small)})
+
+
+def _ran(readings: Sequence[Reading]) -> list[Reading]:
+    return sorted((r for r in readings if r.outcome == "ok"), key=lambda reading: reading.batch)
+
+
+def _why_end(readings: dict[int, Reading], batch: int, max_batch: int) -> str:
+    """Why no larger batch is timed after `batch`; empty when there is to be one."""
+    last = readings[batch]
+    if last.outcome != "ok":
+        return f"batch {batch} ran out of memory" if last.outcome == "oom" else f"batch {batch} did not run"
+    before = [reading for reading in readings.values() if reading.batch < batch]
+    if before:
+        top = max(before, key=lambda reading: reading.tokens_per_s)
+        gain = last.tokens_per_s / top.tokens_per_s - 1
+        if gain < -_FALL and last.high < top.low:
+            return f"tokens/s falls at batch {batch}"
+        is_sure = last.high / top.low - 1 < _SURE_GAIN
+        if gain < _GAIN and (is_sure or _gain_before(before) < _GAIN):
+            return f"tokens/s stays flat up to batch {batch}"
+    return f"batch {batch} is the largest that may be tried" if batch >= max_batch else ""
+
+
+def _gain_before(before: Sequence[Reading]) -> float:
+    """What the last batch of `before` gained over the best of those below it; much, where there is none."""
+    ran = _ran(before)
+    if len(ran) < 2:
+        return math.inf
+    return ran[-1].tokens_per_s / max(reading.tokens_per_s for reading in ran[:-1]) - 1
+
+
+def _closer(readings: Sequence[Reading], limit_bytes: int | None) -> int | None:
+    """The next batch near the best that may be better by a percent; None when there is none."""
+    ordered = sorted(readings, key=lambda reading: reading.batch)
+    ran = _ran(ordered)
+    if not ran:
+        return None
+    top = max(ran, key=lambda reading: reading.tokens_per_s)
+    place = ordered.index(top)
+    left = ordered[place - 1] if place else None
+    right = ordered[place + 1] if place + 1 < len(ordered) else None
+    if right is not None and right.outcome != "ok":
+        return _below_failure(left, top, right, limit_bytes)
+    for one, other in ((left, top), (top, right)):
+        if one is None or other is None:
+            continue
+        gap = abs(one.tokens_per_s / other.tokens_per_s - 1)
+        inside = _in_hump(ordered, one, other) if gap < _ALIKE else None
+        if inside is not None or gap < _LEAST_SAME:
+            return inside
+    if left is None or right is None:
+        return _between(left or top, right or top)
+    return _at_vertex(left, top, right)
+
+
+def _in_hump(ordered: Sequence[Reading], one: Reading, other: Reading) -> int | None:
+    """Between two equal batches: worth a try when tokens/s falls on both sides of them, for then a peak is inside.
+
+    Where nothing larger was timed, a rise that ended all at once is a sign of it too.
+    """
+    below = ordered[ordered.index(one) - 1] if ordered[0] is not one else None
+    above = ordered[ordered.index(other) + 1] if ordered[-1] is not other else None
+    both = min(one.tokens_per_s, other.tokens_per_s)
+    rises = below is not None and below.tokens_per_s < both * (1 - (_FALL if above is not None else _STEEP))
+    falls = above is None or above.tokens_per_s < both * (1 - _FALL)
+    middle = round(math.sqrt(one.batch * other.batch))
+    return middle if rises and falls and one.batch < middle < other.batch else None
+
+
+def _between(one: Reading, other: Reading) -> int | None:
+    """Halfway, where the best is the first or the last that was timed: worth it when the two differ."""
+    middle = round(math.sqrt(one.batch * other.batch))
+    is_new = one.batch < middle < other.batch
+    is_same = abs(one.tokens_per_s / other.tokens_per_s - 1) < _MOST_SAME
+    return middle if is_new and not is_same else None
+
+
+def _below_failure(left: Reading | None, top: Reading, right: Reading, limit_bytes: int | None) -> int | None:
+    """Between the best and the batch that did not run: as full as memory allows, as long as more still pays."""
+    if right.batch - top.batch < 2:
+        return None
+    if left is not None:
+        slope = math.log(top.tokens_per_s / left.tokens_per_s) / math.log(top.batch / left.batch)
+        if slope * math.log(right.batch / top.batch) < _GAIN:
+            return None
+    middle = (top.batch + right.batch) // 2
+    if left is None or limit_bytes is None or top.peak_bytes is None or left.peak_bytes is None:
+        return middle
+    growth = (top.peak_bytes - left.peak_bytes) / (top.batch - left.batch)
+    if growth <= 0:
+        return middle
+    fits = top.batch + int((limit_bytes * _FILL - top.peak_bytes) / growth)
+    return min(max(fits, top.batch + 1), right.batch - 1) if fits > top.batch else None
+
+
+def _at_vertex(left: Reading, top: Reading, right: Reading) -> int | None:
+    """Where a parabola over the logarithm has its vertex, or into the wider side when that is where the best is."""
+    if right.batch - left.batch <= 2:
+        return None
+    x0, x1, x2 = (math.log(reading.batch) for reading in (left, top, right))
+    fall_left = (top.tokens_per_s - left.tokens_per_s) / (x1 - x0)
+    fall_right = (top.tokens_per_s - right.tokens_per_s) / (x2 - x1)
+    bend = fall_left + fall_right
+    vertex = (x0 + x1) / 2 + (x2 - x0) / 2 * fall_left / bend if bend > 0 else x1
+    if abs(vertex - x1) < _NEAR * (x2 - x0):
+        wider_right = x2 - x1 >= x1 - x0
+        vertex = x1 + _GOLDEN * (x2 - x1) if wider_right else x1 - _GOLDEN * (x1 - x0)
+    batch = min(max(round(math.exp(vertex)), left.batch + 1), right.batch - 1)
+    if batch == top.batch:
+        batch += 1 if right.batch - batch > 1 else -1
+    nearest = min((left, top, right), key=lambda reading: abs(reading.batch - batch)).batch
+    apart = min(max(2 * _noise(top), _LEAST_APART), _MOST_APART)
+    return batch if abs(batch - nearest) >= apart * nearest else None

@@ -1,0 +1,100 @@
+"""bench --batch best over pretended probes: the curve, what did not run, the plan, and what is not timed twice."""
+
+import msgspec
+import pytest
+
+from bench_ground import SPEC, benches_on
+from flopwatch.api import bench_series
+from flopwatch.api.best_batch import best_batch
+from flopwatch.compare.utilization import Ceiling
+from flopwatch.errors import DoesNotFitError, InputError
+from flopwatch.measure.journal import MemoryJournal
+from flopwatch.probe.protocol import ProbeOutcome
+from flopwatch.workload import Workload
+
+WORK = Workload(phase="train", seq_len=61)
+
+
+class Hardware:
+    """Steps take as long as `step_s` says of their workload; it remembers every batch that it ran."""
+
+    def __init__(self, step_s, *, fits=1 << 20):
+        self.step_s, self.fits, self.ran = step_s, fits, []
+
+    def __call__(self, request, *, on_progress=None):
+        work = msgspec.convert(request.arguments["workload"], Workload)
+        self.ran.append(work.batch)
+        if work.batch > self.fits:
+            return ProbeOutcome(outcome="oom", failure="cpu-allocator", error="x", wall_s=1.0)
+        summary = {
+            "samples_s": [self.step_s(work)] * 5,
+            "n_steps": 1,
+            "n_warmup": 3,
+            "is_steady": True,
+            "tensor_peak_bytes": 1000 * work.batch,
+            "others_cores": None,
+        }
+        return ProbeOutcome(outcome="ok", result=summary, wall_s=1.0, peak_bytes=1000 * work.batch)
+
+
+@pytest.fixture
+def benches(monkeypatch):
+    """Makes a BenchSeries on pretended hardware; its measured peak is 1 TFLOP/s."""
+    peak = Ceiling(kind="measured", flops_per_s={"fp32": 1e12, "bf16": 1e12}, sources={"fp32": "x", "bf16": "x"})
+    monkeypatch.setattr(bench_series, "measured_ceiling", lambda *_args, **_options: peak)
+
+    return benches_on
+
+
+def a_step(work):
+    """1 ms and 0.1 ms a sequence, and more than twice that beyond 24: tokens/s is highest at 24."""
+    return (0.001 + 0.0001 * work.batch) * max(1.0, work.batch / 24) ** 2
+
+
+def test_the_curve_holds_what_was_timed_and_the_result_is_its_best(benches):
+    """Each point's tokens/s, interval, MFU and memory are those of its own run."""
+    hardware = Hardware(a_step)
+    found = best_batch(SPEC, WORK, benches(hardware), max_batch=96)
+    search = found.batch_search
+    assert [point.batch for point in search.curve] == sorted(hardware.ran)
+    assert search.n_runs == len(hardware.ran) <= 96 / 3
+    assert 0.98 * 24 * 61 / a_step(Workload(batch=24)) <= found.tokens_per_s
+    two = next(point for point in search.curve if point.batch == 2)
+    assert two.tokens_per_s == pytest.approx(2 * 61 / 0.0012)
+    assert two.tokens_per_s_interval == pytest.approx([2 * 61 / 0.0012] * 2)
+    assert two.peak_memory_bytes == 2000
+    # training, 2 sequences: 3 x forward of 2 layers and the head, 2 FLOPs a weight, and 4 T^2 D of attention a layer
+    forward = 2 * 2 * 61 * (2 * 12 * 44**2 + 44 * 701) + 2 * 2 * 4 * 61**2 * 44
+    assert two.mfu == pytest.approx(3 * forward / 0.0012 / 1e12)
+    assert two.mfu_peak_kind == "measured"
+
+
+def test_a_batch_that_ran_out_of_memory_is_a_point_of_the_curve(benches):
+    """It has no figures, and the best is one that ran."""
+    found = best_batch(SPEC, WORK, benches(Hardware(lambda work: 0.01 + 1e-6 * work.batch, fits=11)))
+    assert 10 <= found.batch <= 11
+    last = found.batch_search.curve[-1]
+    assert (last.outcome, last.tokens_per_s) == ("oom", None)
+    with pytest.raises(DoesNotFitError, match="batch 1 of odd"):
+        best_batch(SPEC, WORK, benches(Hardware(a_step, fits=0)))
+
+
+def test_a_search_that_goes_on_times_nothing_twice(benches):
+    """What the journal holds is not run again; the result is the same."""
+    journal = MemoryJournal()
+    first = best_batch(SPEC, WORK, benches(Hardware(a_step), journal), max_batch=96)
+    idle = Hardware(a_step)
+    assert best_batch(SPEC, WORK, benches(idle, journal), max_batch=96) == first
+    assert idle.ran == []
+
+
+def test_a_global_batch_comes_with_its_micro_batches(benches):
+    """72 sequences: 3 x 24 at the peak's tokens/s; none larger than the global batch is ever timed."""
+    hardware = Hardware(a_step)
+    plan = best_batch(SPEC, WORK, benches(hardware), global_batch=72).batch_search.plan
+    assert plan.micro_batch * plan.n_accumulate == plan.global_batch == 72
+    assert plan.micro_batch in {18, 24}
+    assert plan.tokens_per_s >= 0.97 * 24 * 61 / a_step(Workload(batch=24))
+    assert max(hardware.ran) <= 72
+    with pytest.raises(InputError, match="global batch of 0"):
+        best_batch(SPEC, WORK, benches(hardware), global_batch=0)

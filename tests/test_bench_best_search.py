@@ -1,0 +1,122 @@
+"""The search for the batch with the most tokens/s, on curves whose best batch is known by exhaustion."""
+
+import math
+import random
+
+import pytest
+
+from flopwatch.measure.best_batch import Reading, best_of, micro_batch_of, search_best_batch, tokens_per_s_at
+
+CURVES = {
+    **{f"rising, half at {k}": lambda b, k=k: b / (b + k) for k in (0.05, 1, 7, 60, 500)},
+    **{
+        f"peak at {c}, width {w}": lambda b, c=c, w=w: math.exp(-((math.log(b / c) / w) ** 2))
+        for c in (1.3, 5.5, 13, 23, 47)
+        for w in (0.7, 1.5, 3)
+    },
+    **{f"plateau from {c}": lambda b, c=c: min(b, c) for c in (3, 7, 19, 45)},
+    **{f"cliff at {c}": lambda b, c=c: b if b <= c else c * c / b for c in (3, 11, 19, 45)},
+    "flat": lambda _b: 7.0,
+    "falling": lambda b: b**-0.1,
+}
+
+
+def search(curve, *, most, fits=None, noise=0.0, seed=0, limit_bytes=None):
+    """The BestBatch of a curve whose batches beyond `fits` run out of memory (100 bytes, and 10 a sequence)."""
+    draw = random.Random(seed)
+    asked = []
+    looking = search_best_batch(max_batch=most, limit_bytes=limit_bytes)
+    try:
+        batch = next(looking)
+        while True:
+            asked.append(batch)
+            if fits is not None and batch > fits:
+                batch = looking.send(Reading(batch=batch, outcome="oom"))
+                continue
+            rate = curve(batch) * (1 + draw.gauss(0, noise))
+            width = 2 * noise + 1e-4
+            batch = looking.send(
+                Reading(
+                    batch=batch,
+                    tokens_per_s=rate,
+                    low=rate * (1 - width),
+                    high=rate * (1 + width),
+                    peak_bytes=100 + 10 * batch,
+                )
+            )
+    except StopIteration as end:
+        assert len(asked) == len(set(asked))
+        return end.value
+
+
+def loss(curve, found, upto):
+    return 1 - curve(found.best.batch) / max(curve(batch) for batch in range(1, upto + 1))
+
+
+@pytest.mark.parametrize("most", [24, 48, 100])
+@pytest.mark.parametrize("curve", CURVES.values(), ids=CURVES)
+def test_the_best_or_one_within_two_percent_with_a_third_of_the_runs(curve, most):
+    """Against the exhaustive sweep of the same curve, without noise."""
+    found = search(curve, most=most)
+    assert loss(curve, found, most) <= 0.02
+    assert len(found.readings) <= most / 3
+
+
+@pytest.mark.parametrize("curve", CURVES.values(), ids=CURVES)
+def test_noise_of_a_few_thousandths_costs_no_more_than_that(curve):
+    """Five draws of 0.3 %: within 2 % and the noise of the two readings that were compared; a third of the runs."""
+    for seed in range(5):
+        found = search(curve, most=48, noise=0.003, seed=seed)
+        assert loss(curve, found, 48) <= 0.02 + 2 * 0.003
+        assert len(found.readings) <= 16
+
+
+@pytest.mark.parametrize("fits", [13, 24, 37, 61])
+@pytest.mark.parametrize("half", [1, 10, 100])
+def test_where_memory_ends_the_search_goes_as_near_as_pays(fits, half):
+    """Peaks that were measured say how near: at most 2 % is left, in at most 8 runs."""
+
+    def curve(batch):
+        return batch / (batch + half)
+
+    found = search(curve, most=1 << 16, fits=fits, limit_bytes=100 + 10 * fits + 5)
+    assert loss(curve, found, fits) <= 0.02
+    assert len(found.readings) <= 8
+    assert "ran out of memory" in found.end
+
+
+def test_a_first_batch_that_does_not_run_is_no_best():
+    """Nothing is made up from nothing."""
+    found = search(lambda _b: 1.0, most=64, fits=0)
+    assert found.best is None
+    assert [reading.outcome for reading in found.readings] == ["oom"]
+
+
+def reading(batch, rate, width=0.0):
+    return Reading(batch=batch, tokens_per_s=rate, low=rate - width, high=rate + width)
+
+
+def test_of_batches_within_the_noise_the_smallest_is_taken():
+    """1.5 % apart: the same under a noise of 1.6 %, not under none, and never when 3 % apart."""
+    assert best_of([reading(4, 98.5), reading(8, 100.0, 1.6)]).batch == 4
+    assert best_of([reading(4, 98.5), reading(8, 100.0)]).batch == 8
+    assert best_of([reading(4, 97.0), reading(8, 100.0, 30.0)]).batch == 8
+    assert best_of([]) is None
+
+
+def test_the_curve_is_read_straight_between_neighbours_over_the_logarithm():
+    """Halfway from 4 to 16 by factors is 8; beyond the ends nothing is known."""
+    curve = [reading(4, 100.0), reading(16, 140.0), Reading(batch=32, outcome="oom")]
+    assert tokens_per_s_at(curve, 8) == pytest.approx(120.0)
+    assert tokens_per_s_at(curve, 16) == 140.0
+    assert tokens_per_s_at(curve, 2) is None
+    assert tokens_per_s_at(curve, 24) is None
+
+
+def test_a_global_batch_is_split_into_the_fastest_divisor():
+    """48 = 3 x 16 at the peak; 42 has 14 and 21 beside it; a prime runs one by one where it cannot run at once."""
+    curve = [reading(1, 10.0), reading(8, 80.0), reading(16, 100.0), reading(32, 60.0)]
+    assert micro_batch_of(curve, 48) == 16
+    assert micro_batch_of(curve, 42) == 14
+    assert micro_batch_of(curve, 37) == 1
+    assert micro_batch_of(curve[1:], 37) is None

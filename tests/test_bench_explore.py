@@ -1,0 +1,165 @@
+"""bench --explore: one thing changed at a time, what it buys, and n/a with its why."""
+
+import json
+import subprocess
+import sys
+
+import jsonschema
+import msgspec
+import pytest
+
+from bench_ground import SPEC, SPEC_FILE, benches_on
+from flopwatch.api import bench_series
+from flopwatch.api.explore import explore
+from flopwatch.compare.choices import Choice, choice_row, choices_for
+from flopwatch.compare.utilization import Ceiling
+from flopwatch.measure.bench import StepMeasurement
+from flopwatch.measure.journal import MemoryJournal
+from flopwatch.measure.timing import timing_of
+from flopwatch.probe.protocol import ProbeOutcome
+from flopwatch.record import json_schema
+from flopwatch.workload import Workload
+
+WORK = Workload(phase="train", seq_len=61, batch=3)
+
+
+def steps(*samples_s):
+    timing = timing_of(list(samples_s), n_warmup=2)
+    return StepMeasurement(
+        timing=timing,
+        tensor_peak_bytes=7,
+        allocated_peak_bytes=7,
+        n_threads=1,
+        n_steps_per_sample=1,
+        notes=[],
+    )
+
+
+def test_one_thing_is_changed_at_a_time():
+    """Every choice differs from the base in what it is named after, and none is the base itself."""
+    seen = {}
+    for choice in choices_for(WORK, kind="cpu", compiled=False):
+        now, then = choice.workload.to_dict(), WORK.to_dict()
+        seen[choice.name, choice.value] = {name for name in now if now[name] != then[name]}
+        assert seen[choice.name, choice.value] or choice.compiled
+    assert seen == {
+        ("attention", "math"): {"attention"},
+        ("attention", "flash"): {"attention"},
+        ("dtype", "bf16"): {"dtype"},
+        ("dtype", "bf16 autocast"): {"dtype", "precision"},
+        ("recompute", "full"): {"recompute"},
+        ("batch", "1"): {"batch"},
+        ("batch", "6"): {"batch"},
+        ("compile", "yes"): set(),
+    }
+
+
+def test_what_has_no_meaning_is_no_choice():
+    """Without gradients nothing is recomputed; attention written out has no kernel; batch 1 has no half."""
+    found = choices_for(Workload(phase="decode", ops="elementary"), kind="cuda", compiled=True)
+    names = [(choice.name, choice.value) for choice in found]
+    assert names == [
+        ("dtype", "bf16"),
+        ("dtype", "fp16"),
+        ("dtype", "bf16 autocast"),
+        ("batch", "2"),
+        ("compile", "no"),
+    ]
+    assert not found[-1].compiled
+
+
+def test_a_change_and_its_interval_are_those_of_the_medians():
+    """Twice the tokens in 1.5 times the time are a third more; the base moved from 1 to 1.1 s, and 3 % either way."""
+    twice = Choice(name="batch", value="6", workload=msgspec.structs.replace(WORK, batch=6))
+    base = [steps(1.0, 1.0, 1.0, 1.0, 1.0), steps(1.1, 1.1, 1.1, 1.1, 1.1)]
+    row = choice_row(twice, steps(1.5, 1.5, 1.5, 1.5, 1.5), base=base, base_tokens=3 * 61)
+    assert row.tokens_per_s == pytest.approx(6 * 61 / 1.5)
+    assert row.change_fraction == pytest.approx(2 / 1.5 * 1.05 - 1)
+    assert row.interval_fraction == pytest.approx([2 / 1.5 - 1.03, 2 * 1.1 / 1.5 - 0.97])
+    assert row.pays is True
+
+
+def test_a_change_within_what_the_machine_does_alone_is_no_change():
+    """5 % faster than a base that moved by 10 %: nobody knows; 20 % slower than both is a cost."""
+    base = [steps(1.0, 1.0, 1.0, 1.0, 1.0), steps(0.9, 0.9, 0.9, 0.9, 0.9)]
+    same = Choice(name="attention", value="math", workload=WORK)
+    assert choice_row(same, steps(0.95, 0.95, 0.95, 0.95, 0.95), base=base, base_tokens=3 * 61).pays is None
+    assert choice_row(same, steps(1.2, 1.2, 1.2, 1.2, 1.2), base=base, base_tokens=3 * 61).pays is False
+
+
+class Hardware:
+    """bf16 takes half the time, torch.compile does not work, and `n_good` runs are all that it lives for."""
+
+    def __init__(self, n_good=1000):
+        self.n_good, self.n_ran = n_good, 0
+
+    def __call__(self, request, *, on_progress=None):
+        self.n_ran += 1
+        if self.n_ran > self.n_good:
+            raise KeyboardInterrupt
+        if request.arguments.get("compiled"):
+            return ProbeOutcome(outcome="crashed", failure="InductorError", error="no C++ compiler", wall_s=1.0)
+        work = msgspec.convert(request.arguments["workload"], Workload)
+        step_s = 0.01 * work.batch * (0.5 if work.dtype == "bf16" and work.precision == "pure" else 1.0)
+        summary = {"samples_s": [step_s] * 5, "n_steps": 1, "n_warmup": 3, "is_steady": True}
+        return ProbeOutcome(outcome="ok", result={**summary, "tensor_peak_bytes": 9, "others_cores": None}, wall_s=1.0)
+
+
+@pytest.fixture
+def benches(monkeypatch):
+    peak = Ceiling(kind="measured", reason="pretended")
+    monkeypatch.setattr(bench_series, "measured_ceiling", lambda *_args, **_options: peak)
+
+    return benches_on
+
+
+def test_each_choice_is_a_row_and_one_that_does_not_run_says_why(benches):
+    """bf16 doubles tokens/s here; compile is n/a; the base again comes first and shows no change."""
+    found = explore(SPEC, WORK, benches(Hardware()))
+    rows = {(row.choice, row.value): row for row in found.choices}
+    assert next(iter(rows)) == ("base", "again")
+    assert rows["base", "again"].change_fraction == pytest.approx(0)
+    assert rows["dtype", "bf16"].change_fraction == pytest.approx(1.0)
+    assert rows["dtype", "bf16"].pays
+    assert rows["batch", "6"].pays is None
+    assert rows["compile", "yes"].tokens_per_s is None
+    assert "no C++ compiler" in rows["compile", "yes"].reason
+
+
+def test_an_exploration_that_was_killed_half_way_goes_on_where_it_was(benches):
+    """Five of ten runs were kept; the next time the other five are run, and the rows are those of one go."""
+    journal = MemoryJournal()
+    with pytest.raises(KeyboardInterrupt):
+        explore(SPEC, WORK, benches(Hardware(n_good=5), journal))
+    rest = Hardware()
+    found = explore(SPEC, WORK, benches(rest, journal))
+    assert rest.n_ran == 10 - 5
+    assert found == explore(SPEC, WORK, benches(Hardware()))
+
+
+@pytest.mark.slow
+def test_best_batch_and_exploration_on_real_steps(tmp_path, monkeypatch):
+    """One command: the curve, the plan and the table in the text, all of it in a record that keeps to the schema."""
+    (tmp_path / "odd.toml").write_text(SPEC_FILE)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.chdir(tmp_path)
+    command = [sys.executable, "-m", "flopwatch", "bench", "odd.toml", "--batch", "best", "--global-batch", "2"]
+    command += ["--explore", "--seq", "61", "--dtype", "fp32", "--store", "runs.sqlite", "-o", "run.json"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "run.json").read_text())
+    jsonschema.validate(record, json_schema())
+    (found,) = record["results"]
+    search = found["batch_search"]
+    assert found["batch"] in {point["batch"] for point in search["curve"]}
+    assert search["plan"]["micro_batch"] * search["plan"]["n_accumulate"] == 2
+    assert {row["choice"] for row in found["choices"]} >= {
+        "base",
+        "attention",
+        "dtype",
+        "recompute",
+        "batch",
+        "compile",
+    }
+    for text in ("Batches that were timed", "A step of 2 sequences", "One thing changed at a time", "base again"):
+        assert text in done.stdout
