@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import jsonschema
 import pytest
@@ -146,3 +147,23 @@ def test_python_dash_m_is_the_command():
     """`python -m flopwatch` and `flopwatch` are one."""
     done = subprocess.run([sys.executable, "-m", "flopwatch", "--version"], capture_output=True, text=True)
     assert (done.returncode, done.stdout.strip()) == (0, "0.1.0")
+
+
+def test_a_device_is_written_into_and_never_replaced(tmp_path, capsys):
+    """-o /dev/full says that the disk is full; the device is still a device afterwards."""
+    full = Path("/dev/full")
+    if not full.is_char_device():
+        pytest.skip("this system has no /dev/full")
+    assert run(["count", "gpt-small", "--json", "-o", str(full)]) == 1
+    assert "cannot write /dev/full: No space left on device" in capsys.readouterr().err
+    assert full.is_char_device()
+
+
+def test_a_link_is_followed(tmp_path, capsys):
+    """The file behind it is written; the link stays."""
+    link, target = tmp_path / "link.json", tmp_path / "target.json"
+    target.write_text("old")
+    link.symlink_to(target)
+    assert run(["count", "gpt-small", "--json", "-o", str(link)]) == 0
+    assert link.is_symlink()
+    assert target.read_text(encoding="utf-8") == capsys.readouterr().out

@@ -139,10 +139,10 @@ def test_nothing_to_resume_is_said_and_the_run_starts_anew(home):
 
 
 def test_a_store_that_is_none_is_one_line_before_anything_is_measured(home):
-    """Exit code 1; the file stays what it was."""
+    """Exit code 2; the file stays what it was."""
     (home / "diary.txt").write_text("dear diary\n" * 50)
     done = flopwatch(*FIT, store="diary.txt")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
     assert "is not a results store" in done.stderr

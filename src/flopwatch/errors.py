@@ -78,5 +78,11 @@ class StoreError(FlopwatchError):
     """The results store cannot be read or written (exit code 1; what was already stored is kept)."""
 
 
+class NotAStoreError(StoreError):
+    """The file that was named is no results store of this flopwatch (exit code 2)."""
+
+    exit_code = EXIT_USAGE
+
+
 class ProbeError(FlopwatchError):
     """A probe ended without the answer that was asked for (exit code 1)."""

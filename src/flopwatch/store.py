@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, Self
 import msgspec
 import psutil
 
-from flopwatch.errors import InputError, StoreError
+from flopwatch.errors import InputError, NotAStoreError, StoreError
 
 APPLICATION_ID: Final = 0x666C6F70  # "flop": how SQLite tells our file from another program's
 SCHEMA_VERSION: Final = 1
@@ -197,9 +197,9 @@ class Store:
         if application == 0 and n_tables == 0:
             return True
         if application != APPLICATION_ID:
-            raise StoreError(f"{self.path} is another program's database", hint="name another file with --store")
+            raise NotAStoreError(f"{self.path} is another program's database", hint="name another file with --store")
         if version > SCHEMA_VERSION:
-            raise StoreError(
+            raise NotAStoreError(
                 f"{self.path} was written by a newer flopwatch (store version {version}, this one knows"
                 f" {SCHEMA_VERSION})",
                 hint="update flopwatch, or name another file with --store",
@@ -250,7 +250,8 @@ def _store_error(error: sqlite3.Error, path: Path) -> StoreError:
     code = error.sqlite_errorname if hasattr(error, "sqlite_errorname") else ""
     for name, (what, hint) in _ERRORS.items():
         if code.startswith(name):
-            return StoreError(f"the results store {path} {what} ({error})", hint=hint)
+            kind = NotAStoreError if name == "SQLITE_NOTADB" else StoreError
+            return kind(f"the results store {path} {what} ({error})", hint=hint)
     return StoreError(f"the results store {path} failed: {error}", hint="name another file with --store")
 
 

@@ -51,8 +51,15 @@ def note(text: str, options: OutputOptions) -> None:
 
 
 def write_file(path: Path, text: str, *, option: str = "-o") -> None:
-    """Write a whole file or nothing: a temporary file beside it, then a rename."""
+    """Write a whole file or nothing: a temporary file beside it, then a rename.
+
+    A link is followed, and what is no regular file (a device, a pipe) is written into and never replaced.
+    """
     try:
+        path = path.resolve()
+        if path.exists() and not path.is_file():
+            path.write_text(text, encoding="utf-8")
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
@@ -79,6 +86,10 @@ def _umask() -> int:
 def check_writable(path: Path, *, option: str = "-o") -> None:
     """Refuse a file that could not be written, before anything long is done; what is there now stays."""
     try:
+        path = path.resolve()
+        if path.exists() and not path.is_file():
+            path.open("ab").close()
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         os.close(handle)
