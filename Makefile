@@ -49,8 +49,8 @@ bench: setup-dev
 # The site, in site/: pages of the commands made anew, every link checked.
 docs: setup-dev
 	$(BIN)/python scripts/make_command_docs.py
-	$(BIN)/mkdocs build --strict --quiet
-	@echo "open site/index.html"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "site/index.html (its search needs a server: python3 -m http.server --directory site)"
 
 # Both notebooks, run on this machine: their outputs are what a reader sees first, so run it on a quiet one.
 notebooks: setup-dev
