@@ -176,9 +176,11 @@ class _Search:
         wanted = predicted_place(self._pinned, self.grid, self.limit_bytes)
         if wanted is None:
             return self._without_model()
-        if wanted <= self.low:  # the neighbour, as the proof; should it run, the model is too high: step out faster
+        if (
+            wanted <= self.low
+        ):  # the neighbour, as the proof; should it run, the next, then faster: the model is too high
             self.n_beyond_model += 1
-            return self.low + (1 << (self.n_beyond_model - 1))
+            return self.low + (1 << max(0, self.n_beyond_model - 2))
         return wanted if wanted < self.high else self.low + max(1, int((self.high - self.low) * _RETREATS[1]))
 
     def _retreat(self) -> int:
