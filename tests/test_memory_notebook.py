@@ -43,7 +43,7 @@ def test_the_batches_that_the_notebook_printed_before_it_leaked(phase, model):
 )
 def test_a_clean_search_with_the_notebooks_code_finds_what_a_simulation_found(phase, model):
     """With what its code keeps alive: two activations in the forward, the output in the backward."""
-    found = predict_batch(load_spec(model), _workload(phase), LIMIT_BYTES, like_notebook=True)
+    found = predict_batch(load_spec(model), _workload(phase), LIMIT_BYTES)
     assert found.batch == SIMULATED[phase][model]
 
 

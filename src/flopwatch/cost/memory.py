@@ -70,18 +70,12 @@ def step_tape(
     foreach: bool = False,
     device_type: str = "cpu",
     n_steps: int = 1,
-    like_notebook: bool = False,
     tuning: Tuning | None = None,
 ) -> Tape:
-    """Every allocation and release of the network and `n_steps` steps; raises SpecError for what has no such step.
-
-    `like_notebook` also keeps what the notebook's code keeps: two names in the forward, its output in the backward.
-    """
+    """Every allocation and release of the network and `n_steps` steps; raises SpecError for what has no such step."""
     tuning = _tuning(tuning, foreach=foreach)
     _check(spec, workload)
-    return write_tape(
-        spec, workload, tuning=tuning, device_type=device_type, n_steps=n_steps, like_notebook=like_notebook
-    )
+    return write_tape(spec, workload, tuning=tuning, device_type=device_type, n_steps=n_steps)
 
 
 def _tuning(tuning: Tuning | None, *, foreach: bool) -> Tuning:

@@ -138,10 +138,8 @@ def predicted_peak(request: FitRequest) -> Predict:
 def _predicted_reserve(request: FitRequest) -> Predict:
     """Bytes that the allocator reserves at a batch: beyond the limit where the step fails within it."""
     limit_bytes = request.limit.limit_bytes
-    # Elementary operators are the notebook's network: its code keeps two activations and its output alive.
-    is_notebook = request.workload.ops == "elementary"
     try:
-        usage = usage_at(request.spec, request.workload, like_notebook=is_notebook)
+        usage = usage_at(request.spec, request.workload)
     except SpecError:
         return lambda _: None
 

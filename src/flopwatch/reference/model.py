@@ -76,6 +76,7 @@ class Reference(nn.Module):
         _check_can_build(spec, style)
         d = spec.d_model
         self.spec = spec
+        self.style = style
         self.recompute = recompute
         self.tokens = nn.Embedding(spec.padded_vocab_size, spec.d_embed)
         has_table = spec.positions == "learned"
@@ -97,18 +98,25 @@ class Reference(nn.Module):
             self.head.weight = self.tokens.weight
 
     def forward(self, ids: Tensor) -> Tensor:
-        """All logits: [B, T] -> [B, T, V]."""
-        x = self._embed(ids, start=0)
+        """All logits: [B, T] -> [B, T, V].
+
+        The book's forward has names for the token embeddings and for what goes into its first layer, so both stay
+        alive through all layers; the elementary style keeps them too, because they decide which batch fits.
+        """
+        tokens, x = self._embed(ids, start=0)
+        kept = (tokens, x) if self.style == "elementary" else None
+        del tokens
         for block in self.layers:
             if self.recompute == "full" and torch.is_grad_enabled():
                 x = checkpoint(block, x, use_reentrant=False)
             else:
                 x = block(x)
+        del kept
         return self._logits(x)
 
     def extend(self, ids: Tensor, cache: list[LayerCache]) -> Tensor:
         """Logits of the last token only, [B, T] -> [B, 1, V]; the cache is filled (prefill) or grown (decode)."""
-        x = self._embed(ids, start=cache[0].length)
+        _, x = self._embed(ids, start=cache[0].length)
         for block, layer_cache in zip(self.layers, cache, strict=True):
             x = block(x, layer_cache)
         return self._logits(x[:, -1:])
@@ -121,13 +129,13 @@ class Reference(nn.Module):
         heads = (batch, spec.n_kv_heads if spec.mla is None else spec.n_heads, capacity)
         return make_cache(spec.n_layers, (*heads, d_key), (*heads, d_value), dtype=weight.dtype, device=weight.device)
 
-    def _embed(self, ids: Tensor, *, start: int) -> Tensor:
-        x: Tensor = self.tokens(ids)
-        if self.project_in is not None:
-            x = self.project_in(x)
+    def _embed(self, ids: Tensor, *, start: int) -> tuple[Tensor, Tensor]:
+        """The tokens' own embeddings, and what goes into the first layer."""
+        tokens: Tensor = self.tokens(ids)
+        x = tokens if self.project_in is None else self.project_in(tokens)
         if self.positions is not None:
             x = x + self.positions(torch.arange(start, start + ids.shape[1], device=ids.device))
-        return _apply(self.embedding_norm, x)
+        return tokens, _apply(self.embedding_norm, x)
 
     def _logits(self, x: Tensor) -> Tensor:
         x = _apply(self.final_norm, x)

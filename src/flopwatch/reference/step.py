@@ -93,18 +93,20 @@ def _forward_step(model: Reference, workload: Workload, ids: Tensor) -> Step:
 def _train_step(
     model: Reference, workload: Workload, ids: Tensor, targets: Tensor, optimizer: torch.optim.Optimizer | None
 ) -> Step:
-    def loss_of() -> Tensor:
+    def loss_and_output() -> tuple[Tensor, Tensor]:
         logits = model(ids)
         if workload.loss == "sum":
-            return logits.sum()
-        return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+            return logits.sum(), logits
+        return F.cross_entropy(logits.flatten(0, 1), targets.flatten()), logits
 
     def step() -> None:
         for _ in range(workload.n_accumulate):
             with _autocast(model, workload):
-                loss = loss_of()
+                loss, output = loss_and_output()
+            kept = output if model.style == "elementary" else None  # the notebook's loop keeps it through backward
+            del output
             (loss / workload.n_accumulate if workload.n_accumulate > 1 else loss).backward()
-            del loss
+            del loss, kept
         if optimizer is not None:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

@@ -106,17 +106,15 @@ def predict_batch(
     limit_bytes: int,
     *,
     tuning: Tuning | None = None,
-    like_notebook: bool = False,
 ) -> BatchPrediction:
     """The largest batch of `workload` that fits a CUDA device whose allocator may reserve `limit_bytes`.
 
     Replays the written-out step through the model of torch's allocator: a forward once, training for two steps.
-    AdamW is torch's default on CUDA (foreach) unless `tuning` says else. `like_notebook`: keep what the notebook's own
-    code keeps alive (token embeddings and first activations in the forward, the output in the backward).
+    AdamW is torch's default on CUDA (foreach) unless `tuning` says else.
     """
     n_steps = n_steps_of(workload)
-    batch, usage = _largest(usage_at(spec, workload, tuning=tuning, like_notebook=like_notebook), limit_bytes)
-    again = usage_at(spec, workload, tuning=tuning, like_notebook=like_notebook, n_steps=n_steps + 1)
+    batch, usage = _largest(usage_at(spec, workload, tuning=tuning), limit_bytes)
+    again = usage_at(spec, workload, tuning=tuning, n_steps=n_steps + 1)
     return BatchPrediction(
         batch=batch,
         limit_bytes=limit_bytes,
@@ -131,7 +129,6 @@ def usage_at(
     workload: Workload,
     *,
     tuning: Tuning | None = None,
-    like_notebook: bool = False,
     n_steps: int | None = None,
 ) -> UsageAt:
     """A function of batch and limit: what torch's allocator reserves on a CUDA device for steps of `workload`."""
@@ -140,7 +137,7 @@ def usage_at(
 
     def make(batch: int) -> Tape:
         work = msgspec.structs.replace(workload, batch=batch)
-        return step_tape(spec, work, tuning=tuning, device_type="cuda", n_steps=steps, like_notebook=like_notebook)
+        return step_tape(spec, work, tuning=tuning, device_type="cuda", n_steps=steps)
 
     return _any_batch(make)
 

@@ -81,7 +81,7 @@ class Network:
         self.e = e
         self.spec = spec
         self.has_recompute = has_recompute
-        self.keeps_embeddings = False
+        self.keeps_embeddings = style.is_elementary
         d = spec.d_model
         self.activation_dtype = style.activation_dtype
         self.tokens = style.parameter(e, (spec.padded_vocab_size, spec.d_embed), "tokens")
@@ -99,13 +99,10 @@ class Network:
         self.head = Linear(e, style, "head", spec.d_embed, spec.padded_vocab_size, bias=spec.head_bias, weight=tied)
 
     def __call__(self, ids: Tensor) -> Tensor:
-        """All logits.
-
-        The notebook's forward has names for the token embeddings and for what goes into the first layer: with
-        `keeps_embeddings` they stay alive through all layers.
-        """
-        x = self._embed(ids)
-        kept = (x, self.e.empty(x.shape, x.dtype)) if self.keeps_embeddings else None
+        """All logits; `reference/model.py` says what an elementary network keeps through its layers."""
+        tokens, x = self._embed(ids)
+        kept = (tokens, x) if self.keeps_embeddings else None
+        del tokens
         for block in self.layers:
             x = self.e.checkpoint(block, x) if self.has_recompute else block(x)
         del kept
@@ -113,7 +110,7 @@ class Network:
 
     def extend(self, ids: Tensor, caches: list[Cache]) -> Tensor:
         """Logits of the last token only; the caches are filled."""
-        x = self._embed(ids)
+        _, x = self._embed(ids)
         for block, cache in zip(self.layers, caches, strict=True):
             x = block(x, cache)
         last = x.alias((x.shape[0], 1, x.shape[2]), x.strides)
@@ -128,18 +125,18 @@ class Network:
         self.e.tape.op = "kv_cache"
         return [Cache(self.e, (*heads, d_key), (*heads, d_value), dtype, length) for _ in self.layers]
 
-    def _embed(self, ids: Tensor) -> Tensor:
+    def _embed(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """The tokens' own embeddings, and what goes into the first layer."""
         e = self.e
         with e.module("tokens"):
-            x = embedding(e, self.tokens, ids, dtype=self.activation_dtype)
-        if self.project_in is not None:
-            x = self.project_in(x)
+            tokens = embedding(e, self.tokens, ids, dtype=self.activation_dtype)
+        x = tokens if self.project_in is None else self.project_in(tokens)
         if self.positions is not None:
             e.tape.op = "arange"
             with e.module("positions"):
                 rows = embedding(e, self.positions, e.empty((ids.shape[1],), "int64"), dtype=self.activation_dtype)
             x = add(e, x, rows)
-        return _apply(self.embedding_norm, x)
+        return tokens, _apply(self.embedding_norm, x)
 
     def _logits(self, x: Tensor) -> Tensor:
         x = _apply(self.final_norm, x)

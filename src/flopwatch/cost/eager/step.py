@@ -25,7 +25,6 @@ def write_tape(
     tuning: Tuning | None = None,
     n_steps: int = 1,
     sees_kernels: bool = True,
-    like_notebook: bool = False,
 ) -> Tape:
     """What building the network and `n_steps` steps of `workload` allocate and release.
 
@@ -36,7 +35,6 @@ def write_tape(
     tuning = tuning or Tuning()
     style = _style(workload, tuning)
     network = Network(e, spec, style, has_recompute=workload.recompute == "full" and workload.is_train)
-    network.keeps_embeddings = like_notebook
     trained = [parameter for parameter in network.parameters() if parameter.node is not None]
     _check_trained(spec, tuning, trained)
     optimizer = Optimizer(e, workload.optimizer, trained, adamw=tuning.adamw)
