@@ -15,6 +15,7 @@ from flopwatch.measure.series import ProbeSeries, Progress
 from flopwatch.model.spec import ModelSpec
 from flopwatch.probe.protocol import ProbeOutcome, ProbeRequest
 from flopwatch.record import FitResult, NextBatch, ProbeRow
+from flopwatch.trace.replay import predict_batch as replay_batch
 from flopwatch.trace.replay import usage_at
 from flopwatch.units import format_bytes
 from flopwatch.workload import Workload
@@ -46,7 +47,7 @@ class FitRequest(msgspec.Struct, frozen=True, kw_only=True):
                 "spec": self.spec.to_dict(),
                 "workload": workload.to_dict(),
                 "device": self.device,
-                "n_steps": n_steps(workload),
+                "n_steps": n_steps(workload, self.device),
             },
             limit_bytes=self.limit.limit_bytes,
             device=self.device,
@@ -56,9 +57,12 @@ class FitRequest(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-def n_steps(workload: Workload) -> int:
-    """Steps that show the peak: optimizer state is made at the end of the first, so training needs a second."""
-    return 2 if workload.is_train else 1
+def n_steps(workload: Workload, device: str = "cpu") -> int:
+    """Steps that show the peak: optimizer state is made at the end of the first, so training needs a second.
+
+    So does any phase on an accelerator: what the first leaves in the cache of the allocator may not fit the second.
+    """
+    return 2 if workload.is_train or device.split(":")[0] != "cpu" else 1
 
 
 def fit_batch(request: FitRequest, series: ProbeSeries, *, predict: Predict | None = None) -> FitResult:
@@ -96,6 +100,12 @@ def predict_batch(request: FitRequest) -> FitResult:
     if place is None:
         raise SpecError(f"the memory of {request.spec.name} cannot be predicted", hint="run it without --predict-only")
     batch = request.grid.at(place) if place else None
+    details: dict[str, Any] = {"device": request.device}
+    if place == request.grid.size:
+        details["capped"] = True
+    repeated = _repeated_batch(request) if batch else None
+    if repeated is not None and batch is not None and repeated < batch:
+        details["repeated_batch"] = repeated
     return FitResult(
         model=request.spec.name,
         phase=request.workload.phase,
@@ -110,10 +120,15 @@ def predict_batch(request: FitRequest) -> FitResult:
         limit_source=request.limit.source,
         next=NextBatch(batch=request.grid.after(batch or 0), outcome="not tested", how="not tested"),
         probes=[],
-        details={"device": request.device, "capped": True}
-        if place == request.grid.size
-        else {"device": request.device},
+        details=details,
     )
+
+
+def _repeated_batch(request: FitRequest) -> int | None:
+    """The largest batch whose step also fits a second time in one process of a caching allocator; None elsewhere."""
+    if request.device.split(":")[0] != "cuda" or request.grid != Grid():
+        return None
+    return replay_batch(request.spec, request.workload, request.limit.limit_bytes).repeated_batch
 
 
 def predicted_peak(request: FitRequest) -> Predict:
@@ -193,7 +208,7 @@ def _result(request: FitRequest, found: Found, outcomes: dict[int, ProbeOutcome]
     best, worst = found.best, found.worst
     measured = None if best is None else best.peak_bytes
     predicted = predict(request.grid.at(1) if best is None else best.batch)
-    details: dict[str, Any] = {"n_steps": n_steps(request.workload), "device": request.device}
+    details: dict[str, Any] = {"n_steps": n_steps(request.workload, request.device), "device": request.device}
     if best is not None:
         details["n_threads"] = outcomes[best.batch].n_threads
         if measured and predicted is not None:

@@ -139,6 +139,9 @@ def facts_of(result: FitResult, words: Words) -> Facts:
         *_measured(result, words),
         Fact(label=words("fit.proof"), value=proof_text(result, words)),
     ]
+    if "repeated_batch" in result.details:
+        text = words("fit.repeated_value", batch=result.details["repeated_batch"])
+        rows.append(Fact(label=words("fit.repeated"), value=text, style="warn"))
     return Facts(rows=rows)
 
 
