@@ -51,14 +51,15 @@ def _row(spec: ModelSpec, workload: Workload, roof: Roof, machine: Machine, seri
     """Print one workload; the ratio of measured time to the roofline's."""
     predicted = roofline(spec, workload, roof)
     measured = bench_step(BenchRequest(spec=spec, workload=workload, limit=free_limit(series, machine)), series)
-    step_s = measured.timing.median_s
+    timing = measured.timing
+    step_s = timing.median_s
     ratio = step_s / predicted.time_s
     cells = (
         spec.name,
         workload.phase,
         f"{workload.batch} x {workload.seq_len}",
         format_seconds(predicted.time_s),
-        f"{format_seconds(step_s)} ({format_seconds(measured.timing.p10_s)} to {format_seconds(measured.timing.p90_s)})",
+        f"{format_seconds(step_s)} ({format_seconds(timing.p10_s)} to {format_seconds(timing.p90_s)})",
         f"{ratio:.2f}",
         format_percent(predicted.highest_mfu),
         format_percent(predicted.model_flops / step_s / predicted.peak_flops_per_s),

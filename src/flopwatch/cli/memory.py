@@ -51,7 +51,7 @@ class MemoryStep:
     """Micro-batches in one training step."""
     adamw: AdamW | None = None
     """single, foreach, fused or 8-bit: left out, torch's default (foreach on a GPU)."""
-    train_only: tuple[str, ...] = ()
+    train_only: Annotated[tuple[str, ...], Parameter(negative="")] = ()
     """Train only these modules (`head`, `layers.11`), the rest is frozen."""
     lora_rank: Count | None = None
     """Freeze everything, and train LoRA adapters of this rank beside the linear layers of the blocks."""
