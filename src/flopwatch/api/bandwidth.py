@@ -32,6 +32,9 @@ def cache_bytes(machine: Machine) -> int:
 
 def _datasheet(machine: Machine) -> BandwidthCeiling:
     device = machine.device
+    if machine.kind == "cpu":
+        reason = "a CPU's bandwidth depends on the memory modules beside it"
+        return BandwidthCeiling(kind="datasheet", reason=reason)
     if device is None:
         reason = machine.why_no_device or "no datasheet of this device is known"
         return BandwidthCeiling(kind="datasheet", reason=reason)

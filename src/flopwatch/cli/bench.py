@@ -50,6 +50,8 @@ def bench(
     check_store(run)
     machine = ProbeSeries().machine(step.device)
     works = [step.workload(seq_len=default_seq_len(spec), dtype=default_dtype(machine)) for spec in specs]
+    for spec, work in zip(specs, works, strict=True):
+        what.check_work(spec, work, kind=machine.kind)
     asked = request(
         models=[spec.to_dict() for spec in specs],
         workload=works[0].to_dict(),
@@ -57,6 +59,7 @@ def bench(
         limit_bytes=what.limit,
         global_batch=what.global_batch,
         explore=what.explore,
+        why=what.why,
         compile=what.compile,
         convention=convention,
         device=step.device,
@@ -70,7 +73,7 @@ def bench(
             timeout_s=run.timeout or 1800.0,
             store=made.store,
         )
-        results = [what.measure(spec, work, benches) for spec, work in zip(specs, works, strict=True)]
+        results = [what.measure(spec, work, benches, made.store) for spec, work in zip(specs, works, strict=True)]
         notes = [note for result in results for note in result.details["notes"]]
         record = made.finish(make_record("bench", environment=where, request=asked, results=results, warnings=notes))
     emit(record, output)

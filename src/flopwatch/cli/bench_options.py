@@ -13,11 +13,13 @@ from flopwatch.api.bench_series import BenchSeries
 from flopwatch.api.best_batch import best_batch
 from flopwatch.api.explore import explore as explore_choices
 from flopwatch.api.fit import fit
+from flopwatch.api.why import check_why, explain
 from flopwatch.cli.options import Bytes, Count, StepOptions
 from flopwatch.errors import InputError
 from flopwatch.measure.fit import does_not_fit
 from flopwatch.model.spec import ModelSpec
 from flopwatch.record import BenchResult
+from flopwatch.store import Store
 from flopwatch.workload import Workload
 
 
@@ -34,6 +36,8 @@ class BenchOptions:
     """With --batch best, the sequences that one training step is to have: the micro-batches that make it up."""
     explore: Annotated[bool, Parameter(negative="")] = False
     """Time the step again with one thing changed: attention, dtype, recompute, batch, compile. What pays here?"""
+    why: Annotated[bool, Parameter(negative="")] = False
+    """On a CPU, split the step's time: matmuls, attention, elementwise work, optimizer, overhead, each at best."""
     compile: Annotated[bool, Parameter(negative="")] = False
     """Each layer through torch.compile; compiling is part of the warm-up."""
 
@@ -44,6 +48,8 @@ class BenchOptions:
             raise InputError(f"--global-batch has no meaning with --batch {self.batch}", hint="use --batch best")
         if self.global_batch is not None and self.global_batch < 1:
             raise InputError(f"--global-batch {self.global_batch} is no batch", hint="it counts from 1")
+        if self.why and self.compile:
+            raise InputError("--why cannot look into a compiled step", hint="leave out --compile")
         if self.batch not in {"max", "best"}:
             Workload(batch=units.parse_count(self.batch))
 
@@ -56,8 +62,19 @@ class BenchOptions:
         if step.accumulate != 1:
             raise InputError("--global-batch and --accumulate contradict each other", hint="give one of them")
 
-    def measure(self, spec: ModelSpec, work: Workload, benches: BenchSeries) -> BenchResult:
+    def check_work(self, spec: ModelSpec, work: Workload, *, kind: str) -> None:
+        """Refuse a step that --why cannot split."""
+        if self.why:
+            check_why(spec, work, kind=kind)
+
+    def measure(self, spec: ModelSpec, work: Workload, benches: BenchSeries, store: Store) -> BenchResult:
         """The benchmark that was asked for; raises DoesNotFitError when not even batch 1 fits."""
+        result = self._timed(spec, work, benches)
+        if not self.why:
+            return result
+        return explain(spec, msgspec.structs.replace(work, batch=result.batch), result, benches, store=store)
+
+    def _timed(self, spec: ModelSpec, work: Workload, benches: BenchSeries) -> BenchResult:
         search = None
         if self.batch == "best":
             found = best_batch(spec, work, benches, compiled=self.compile, global_batch=self.global_batch)

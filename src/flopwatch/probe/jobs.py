@@ -14,6 +14,8 @@ Job = Callable[[dict[str, Any]], dict[str, Any] | Iterator[dict[str, Any]]]
 JOBS: Final = {
     "fit_step": "flopwatch.probe.jobs_step:fit_step",
     "bench_step": "flopwatch.probe.jobs_step:bench_step",
+    "profile_step": "flopwatch.probe.jobs_gap:profile_step",
+    "time_matmuls": "flopwatch.probe.jobs_gap:time_matmuls",
     "detect": "flopwatch.probe.jobs_device:detect",
     "device_memory": "flopwatch.probe.jobs_device:device_memory",
     "matmul_peak": "flopwatch.probe.jobs_peak:matmul_peak",

@@ -7,6 +7,8 @@ from flopwatch.record.bench_parts import (
     BatchSearch,
     ChoiceRow,
     DecodeFigures,
+    GapPart,
+    GapSplit,
 )
 from flopwatch.record.envelope import METHOD, SCHEMA, Kind, Record, load_record, make_record
 from flopwatch.record.results import (
@@ -53,6 +55,8 @@ __all__ = [
     "DeviceResult",
     "FitResult",
     "FlopParts",
+    "GapPart",
+    "GapSplit",
     "Kind",
     "MemoryResult",
     "MfuResult",

@@ -91,3 +91,33 @@ class ChoiceRow(msgspec.Struct, frozen=True, kw_only=True):
     peak_memory_bytes: int | None = None
     reason: str | None = None
     workload: dict[str, Any] = {}
+
+
+class GapPart(msgspec.Struct, frozen=True, kw_only=True):
+    """One part of a step: seconds that it took, seconds that the roofline gives it, and where the first come from."""
+
+    name: Literal["matmul", "attention", "memory", "optimizer", "overhead", "unexplained"]
+    measured_s: float
+    roofline_s: float
+    source: str
+
+    @property
+    def gap_s(self) -> float:
+        """What is lost in it."""
+        return self.measured_s - self.roofline_s
+
+
+class GapSplit(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a step is slower than its roofline: parts that add up to the measured time, `unexplained` included.
+
+    `matmuls_alone_s` is what the step's matmuls take at their shapes outside of it, `profiled_s` the step under the
+    profiler, where the operators' times come from: both are there to be compared.
+    """
+
+    step_s: float
+    roofline_s: float
+    roofline_source: str
+    parts: list[GapPart]
+    profiled_s: float
+    matmuls_alone_s: float | None
+    notes: list[str] = []

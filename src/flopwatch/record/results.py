@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Final, Literal
 
 import msgspec
 
-from flopwatch.record.bench_parts import BatchSearch, ChoiceRow, DecodeFigures
+from flopwatch.errors import InputError
+from flopwatch.record import display
+from flopwatch.record.bench_parts import BatchSearch, ChoiceRow, DecodeFigures, GapSplit
+from flopwatch.tally import Tally
 
 
 class _Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -16,6 +20,18 @@ class _Result(msgspec.Struct, frozen=True, kw_only=True):
         """The result as plain data, as it stands in the record."""
         data: dict[str, Any] = msgspec.to_builtins(self)
         return data
+
+    def to_json(self) -> str:
+        """The result as JSON, as it stands in the record."""
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+
+    def to_markdown(self) -> str:
+        """A table of all figures."""
+        return display.to_markdown(self.to_dict())
+
+    def _repr_html_(self) -> str:
+        """The table of all figures, for a notebook."""
+        return display.to_html(self.to_dict())
 
 
 class Uncounted(_Result, frozen=True, kw_only=True):
@@ -62,6 +78,24 @@ class CountResult(_Result, frozen=True, kw_only=True):
     modules: dict[str, dict[str, int]] | None = None
     operators: list[dict[str, Any]] | None = None
     details: dict[str, Any] = {}
+
+    @property
+    def total(self) -> int:
+        """FLOPs of forward and backward."""
+        return self.flops.total
+
+    def by_module(self, depth: int | None = None) -> dict[str, int]:
+        """FLOPs of forward and backward by module path (of the closed form: by part), cut to `depth` pieces."""
+        rows = self.flops.parts
+        if self.modules is not None:
+            rows = {path: row.get("forward", 0) + row.get("backward", 0) for path, row in self.modules.items()}
+        return Tally(rows).at_depth(depth).to_dict() if depth is not None else dict(rows)
+
+    def by_operator(self) -> dict[str, int]:
+        """FLOPs of forward and backward by operator; raises InputError for a closed form, which has none."""
+        if self.operators is None:
+            raise InputError(f"the closed form of {self.model} has no operators", hint="trace the module itself")
+        return {row["op"]: row.get("forward", 0) + row.get("backward", 0) for row in self.operators}
 
 
 class MemoryResult(_Result, frozen=True, kw_only=True):
@@ -141,7 +175,7 @@ class BenchResult(_Result, frozen=True, kw_only=True):
     """How fast a step runs here, from samples after warm-up.
 
     `decode` is there in that phase, `batch_search` where the best batch was looked for, `choices` where others were
-    set beside it.
+    set beside it, `gap` where it was asked why the step is slower than its roofline.
     """
 
     model: str
@@ -161,6 +195,7 @@ class BenchResult(_Result, frozen=True, kw_only=True):
     decode: DecodeFigures | None = None
     batch_search: BatchSearch | None = None
     choices: list[ChoiceRow] = []
+    gap: GapSplit | None = None
 
 
 class MfuResult(_Result, frozen=True, kw_only=True):

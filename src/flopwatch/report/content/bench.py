@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from flopwatch import units
 from flopwatch.record import BenchResult
-from flopwatch.report.content.bench_parts import batch_blocks, choice_table, decode_facts
+from flopwatch.report.content.bench_parts import batch_blocks, choice_table, decode_facts, gap_blocks
 from flopwatch.report.content.figures import above_peak_notes, notes_of, rate_text, short_use, utilization_facts
 from flopwatch.report.document import Block, Cell, Column, Fact, Facts, Heading, Table
 from flopwatch.report.messages import Words
@@ -35,6 +35,8 @@ def details_of(results: Sequence[BenchResult], words: Words) -> list[Block]:
             shown += batch_blocks(result.batch_search, result.batch, words)
         if result.choices:
             shown.append(choice_table(result.choices, words))
+        if result.gap is not None:
+            shown += gap_blocks(result.gap, words)
         shown += [*above_peak_notes(result.utilization, words), *notes_of(result.details, words)]
     return shown
 

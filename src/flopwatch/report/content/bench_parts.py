@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from flopwatch import units
-from flopwatch.record import BandwidthRow, BatchPoint, BatchSearch, ChoiceRow, DecodeFigures
+from flopwatch.record import BandwidthRow, BatchPoint, BatchSearch, ChoiceRow, DecodeFigures, GapSplit
 from flopwatch.report.content.figures import rate_text
 from flopwatch.report.document import Block, Cell, Column, Fact, Note, Table
 from flopwatch.report.messages import Words
@@ -134,3 +134,40 @@ def _choice(row: ChoiceRow, words: Words) -> list[Cell | str]:
         words("na") if row.peak_memory_bytes is None else units.format_bytes(row.peak_memory_bytes),
         verdict,
     ]
+
+
+def gap_blocks(gap: GapSplit, words: Words) -> list[Block]:
+    """The step in parts, what each takes at best, and what is lost in it."""
+    lost_s = gap.step_s - gap.roofline_s
+    rows: list[list[Cell | str]] = [
+        [
+            words(f"gap.{part.name}"),
+            _signed_seconds(part.measured_s),
+            units.format_seconds(part.roofline_s) if part.roofline_s else "-",
+            Cell(text=_signed_seconds(part.gap_s), style="strong"),
+            Cell(text=units.format_percent(part.gap_s / lost_s), bar=min(1.0, max(0.0, part.gap_s / lost_s))),
+        ]
+        for part in gap.parts
+    ]
+    step, least = units.format_seconds(gap.step_s), units.format_seconds(gap.roofline_s)
+    rows.append([words("gap.total"), step, least, _signed_seconds(lost_s), units.format_percent(1.0)])
+    said = [words("gap.note", source=gap.roofline_source, profiled=units.format_seconds(gap.profiled_s))]
+    if gap.matmuls_alone_s is not None:
+        said.append(words("gap.alone", alone=units.format_seconds(gap.matmuls_alone_s)))
+    table = Table(
+        title=words("gap.title", step=step, least=least),
+        columns=[
+            Column(name=words("col.part"), is_number=False),
+            Column(name=words("col.took")),
+            Column(name=words("col.least")),
+            Column(name=words("col.lost")),
+            Column(name=words("col.lost_share")),
+        ],
+        rows=rows,
+        note="; ".join(said),
+    )
+    return [table, *(Note(text=words("note", note=note), style="dim") for note in gap.notes)]
+
+
+def _signed_seconds(time_s: float) -> str:
+    return f"-{units.format_seconds(-time_s)}" if time_s < 0 else units.format_seconds(time_s)
