@@ -44,6 +44,9 @@ RUN: Final[dict[str, tuple[str, ...]]] = {
 TYPED: Final[dict[str, tuple[str, ...]]] = {
     "bench": (
         "bench gpt-small --batch 4 --seq 256",
+        "bench gpt-small --seq 256 --batch best --global-batch 64",
+        "bench gpt-small --seq 256 --batch 2 --explore",
+        "bench gpt-small --seq 256 --batch 2 --why",
         "bench gpt-small --batch max --limit 4GiB --dtype bf16 -o gpt-small.json",
     ),
     "compare": ("compare before.json after.json", "compare 12 15 --fail-if 'mfu<-5%'"),

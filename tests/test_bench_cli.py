@@ -120,3 +120,14 @@ def test_cores_that_others_kept_busy_are_a_note():
     quiet = ProbeOutcome(outcome="ok", result={**summary, "others_cores": 0.05}, wall_s=1.0, n_threads=64)
     assert any("other processes kept 64.0" in note for note in measure(busy).notes)
     assert measure(quiet).notes == []
+
+
+def test_two_clocks_that_disagree_are_a_note():
+    """10 % apart is said, half a percent is a clock being set."""
+    summary = {"samples_s": [1.0] * 5, "n_steps": 1, "n_warmup": 3, "is_steady": True, "tensor_peak_bytes": 7}
+    skewed, good = (
+        ProbeOutcome(outcome="ok", result={**summary, "others_cores": None, "clock_ratio": ratio}, wall_s=1.0)
+        for ratio in (0.9, 1.005)
+    )
+    assert "the time of day moved by 0.90 s for each second" in measure(skewed).notes[0]
+    assert measure(good).notes == []

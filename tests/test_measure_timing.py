@@ -70,6 +70,21 @@ def test_a_clock_that_stands_still_is_an_error():
         list(sample_steps(lambda: None, SamplePlan(), clock=lambda: 7.0, settle=lambda: None))
 
 
+def test_a_clock_that_runs_fast_is_found_by_a_second_one():
+    """A clock 10 % fast shows 0.55 s of a 0.5 s step; the second one moved 1 / 1.1 as far."""
+
+    class Fast(Clock):
+        def __call__(self):
+            return 1.1 * super().__call__()
+
+    clock = Fast()
+    step = clock.step(lambda _n: 0.5)
+    rows = list(sample_steps(step, SamplePlan(), clock=clock, settle=lambda: None, second_clock=lambda: clock.now_s))
+    assert rows[-1]["samples_s"][0] == pytest.approx(0.55)
+    assert rows[-1]["clock_ratio"] == pytest.approx(1 / 1.1, rel=1e-4)
+    assert sample(Clock(), lambda _n: 0.5)[0]["clock_ratio"] is None
+
+
 def test_a_step_that_takes_no_time_is_an_error():
     """The clock moves but the step does nothing that it could show."""
     clock = Clock(tick_s=10.0, read_s=0.001)

@@ -19,6 +19,7 @@ from flopwatch.workload import Workload
 
 _BUSY_CORES: Final = 0.15  # what a quiet system uses for itself stays below
 _ENOUGH_SAMPLES: Final = 5
+_SKEW_FRACTION: Final = 0.02  # a clock that is being set moves by less; one that is off by more spoils the figure
 
 
 class BenchRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,6 +95,7 @@ def bench_step(request: BenchRequest, series: ProbeSeries) -> StepMeasurement:
         notes=[
             *_others_notes(summary["others_cores"], outcome, request.device),
             *_ending_notes(outcome, timing),
+            *_clock_notes(summary.get("clock_ratio")),
             *timing.notes,
         ],
     )
@@ -138,6 +140,16 @@ def _ending_notes(outcome: ProbeOutcome, timing: Timing) -> list[str]:
     if outcome.is_ok:
         return []
     return [f"the time was up after {len(timing.samples_s)} samples: raise --timeout for more"]
+
+
+def _clock_notes(ratio: float | None) -> list[str]:
+    """That the clock which timed the steps and the time of day do not agree how long that took."""
+    if ratio is None or abs(ratio - 1) <= _SKEW_FRACTION:
+        return []
+    return [
+        f"the time of day moved by {ratio:.2f} s for each second of the clock that timed the steps: one of the two is"
+        " wrong (a clock being set, or a virtual machine's): time the step again"
+    ]
 
 
 def _progress(label: str, rows: list[dict[str, Any]], plan: SamplePlan) -> Progress:

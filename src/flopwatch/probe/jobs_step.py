@@ -68,7 +68,7 @@ def bench_step(arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:
     gc.disable()
     others = OthersCpu()
     try:
-        for row in sample_steps(step, plan, clock=time.perf_counter, settle=settle, n_done=2):
+        for row in sample_steps(step, plan, clock=time.perf_counter, settle=settle, n_done=2, second_clock=time.time):
             if "samples_s" in row:
                 row |= {"tensor_peak_bytes": peak_bytes, "others_cores": others.n_cores()}
             yield row

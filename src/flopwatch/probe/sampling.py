@@ -39,12 +39,14 @@ def sample_steps(
     clock: Callable[[], float],
     settle: Callable[[], None],
     n_done: int = 0,
+    second_clock: Callable[[], float] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Rows as they are measured: `{warmup_s}` a warm-up step, `{sample_s, n_steps}` a sample, and a last summary.
 
     `settle` returns when all work that was started is done; it is part of what is timed, because a step has ended
     only then. `n_done` steps have been run before. The summary has `samples_s` (seconds a step), `n_steps` (in each
-    sample), `n_warmup` and `is_steady`. Raises ProbeError for a clock that stands still.
+    sample), `n_warmup`, `is_steady` and `clock_ratio`: what passed on the second clock over what passed on the first,
+    while samples were taken; None without a second. Raises ProbeError for a clock that stands still.
     """
     warmup_s: list[float] = []
     while not _is_warm(warmup_s, plan, n_done=n_done):
@@ -53,6 +55,7 @@ def sample_steps(
     n_steps = _steps_a_sample(step, plan, clock=clock, settle=settle, last_s=warmup_s[-1] if warmup_s else 0.0)
     samples_s: list[float] = []
     spent_s = 0.0
+    began = None if second_clock is None else (clock(), second_clock())
     while len(samples_s) < plan.min_samples or (spent_s < plan.target_s and len(samples_s) < plan.max_samples):
         took_s = _time(step, n_steps, clock=clock, settle=settle)
         spent_s += took_s
@@ -63,7 +66,13 @@ def sample_steps(
         "n_steps": n_steps,
         "n_warmup": n_done + len(warmup_s),
         "is_steady": _is_steady(warmup_s, plan),
+        "clock_ratio": None if began is None or second_clock is None else _ratio(began, (clock(), second_clock())),
     }
+
+
+def _ratio(began: tuple[float, float], ended: tuple[float, float]) -> float:
+    """What passed on the second clock over what passed on the first."""
+    return (ended[1] - began[1]) / (ended[0] - began[0])
 
 
 def _time(step: Callable[[], None], n_steps: int, *, clock: Callable[[], float], settle: Callable[[], None]) -> float:
