@@ -25,7 +25,7 @@ class OthersCpu:
 def _busy_s() -> float:
     """Seconds of CPU time that all processes of the system have used; what another guest of the host took is in it."""
     times = psutil.cpu_times()
-    busy_s: float = times.user + times.system
+    busy_s: float = times.user + times.nice + times.system  # polite processes take time as well
     if hasattr(times, "steal"):  # Linux
         busy_s += times.steal + times.irq + times.softirq
     return busy_s
