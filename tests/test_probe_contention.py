@@ -1,5 +1,6 @@
 """Who else used the CPU is seen, polite processes too, and one's own work is not taken for others'."""
 
+import os
 import subprocess
 import sys
 import time
@@ -45,5 +46,5 @@ def test_one_s_own_work_is_not_others():
     while time.perf_counter() < end_s:
         pass
     own = (time.process_time() - began_s) / 0.5
-    total_cores = __import__("os").cpu_count()
+    total_cores = os.cpu_count()
     assert others.n_cores() <= total_cores - own + 0.1
