@@ -90,8 +90,8 @@ def test_a_change_within_what_the_machine_does_alone_is_no_change():
 class Hardware:
     """bf16 takes half the time, torch.compile does not work, and `n_good` runs are all that it lives for."""
 
-    def __init__(self, n_good=1000):
-        self.n_good, self.n_ran = n_good, 0
+    def __init__(self, n_good=1000, slow_down=1.0):
+        self.n_good, self.n_ran, self.slow_down = n_good, 0, slow_down
 
     def __call__(self, request, *, on_progress=None):
         self.n_ran += 1
@@ -100,7 +100,12 @@ class Hardware:
         if request.arguments.get("compiled"):
             return ProbeOutcome(outcome="crashed", failure="InductorError", error="no C++ compiler", wall_s=1.0)
         work = msgspec.convert(request.arguments["workload"], Workload)
-        step_s = 0.01 * work.batch * (0.5 if work.dtype == "bf16" and work.precision == "pure" else 1.0)
+        step_s = (
+            (self.slow_down if "repeat" in request.arguments else 1.0)
+            * 0.01
+            * work.batch
+            * (0.5 if work.dtype == "bf16" and work.precision == "pure" else 1.0)
+        )
         summary = {"samples_s": [step_s] * 5, "n_steps": 1, "n_warmup": 3, "is_steady": True}
         return ProbeOutcome(outcome="ok", result={**summary, "tensor_peak_bytes": 9, "others_cores": None}, wall_s=1.0)
 
@@ -124,6 +129,16 @@ def test_each_choice_is_a_row_and_one_that_does_not_run_says_why(benches):
     assert rows["batch", "6"].pays is None
     assert rows["compile", "yes"].tokens_per_s is None
     assert "no C++ compiler" in rows["compile", "yes"].reason
+
+
+def test_a_base_that_moved_by_itself_is_a_note_and_nothing_that_pays(benches):
+    """20 % slower the second time: the intervals of all choices hold that too, so bf16 is sure of less."""
+    found = explore(SPEC, WORK, benches(Hardware(slow_down=1.25)))
+    rows = {(row.choice, row.value): row for row in found.choices}
+    assert rows["base", "again"].change_fraction == pytest.approx(1 / 1.25 - 1)
+    assert rows["base", "again"].pays is None
+    assert rows["dtype", "bf16"].interval_fraction == pytest.approx([2.0 - 1.03, 2.0 * 1.25 - 0.97])
+    assert any("the base itself changed by -20.0 %" in note for note in found.details["notes"])
 
 
 def test_an_exploration_that_was_killed_half_way_goes_on_where_it_was(benches):

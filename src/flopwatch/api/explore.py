@@ -30,10 +30,18 @@ def explore(spec: ModelSpec, workload: Workload, benches: BenchSeries, *, compil
     again = bench_step(benches.request(spec, workload, compiled=compiled, repeat=1), benches.series)
     base = [first, again]
     same = Choice(name="base", value="again", workload=workload, compiled=compiled)
-    rows: list[ChoiceRow] = [choice_row(same, again, base=[first], base_tokens=workload.n_tokens)]
+    moved = choice_row(same, again, base=[first], base_tokens=workload.n_tokens)
+    rows: list[ChoiceRow] = [msgspec.structs.replace(moved, pays=None)]  # it is the same step: nothing was bought
     for choice, seen in tried:
         if isinstance(seen, str):
             rows.append(failed_row(choice, seen))
         else:
             rows.append(choice_row(choice, seen, base=base, base_tokens=workload.n_tokens))
-    return msgspec.structs.replace(result, choices=rows)
+    details = result.details
+    if moved.pays is not None:
+        note = (
+            f"the base itself changed by {100 * (moved.change_fraction or 0):+.1f} % from its first run to its last:"
+            " the machine is not quiet, and the intervals of the choices are as wide"
+        )
+        details = {**details, "notes": [*details["notes"], note]}
+    return msgspec.structs.replace(result, choices=rows, details=details)

@@ -121,6 +121,7 @@ ENGLISH: Final[dict[str, str]] = {
     "bench.choices": "One thing changed at a time",
     "bench.choices_note": "against the base, timed before and after; base again shows what the machine itself does",
     "bench.pays": "pays",
+    "bench.same_step": "is the same step",
     "bench.costs": "costs",
     "gap.title": "Where {step} go, {least} of them at best",
     "gap.matmul": "matmuls of linear layers",

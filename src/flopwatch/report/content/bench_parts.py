@@ -124,6 +124,8 @@ def _choice(row: ChoiceRow, words: Words) -> list[Cell | str]:
         return [name, words("na"), "", "", "", words("na")]
     low, high = row.interval_fraction
     verdict = Cell(text=words("compare.same"), style="dim")
+    if row.choice == "base":
+        verdict = Cell(text=words("bench.same_step"), style="dim")
     if row.pays is not None:
         verdict = Cell(text=words("bench.pays" if row.pays else "bench.costs"), style="good" if row.pays else "warn")
     return [
