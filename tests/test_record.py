@@ -5,6 +5,7 @@ import json
 import math
 
 import jsonschema
+import msgspec
 import pytest
 
 from flopwatch.errors import InputError
@@ -71,3 +72,26 @@ def test_a_figure_that_is_not_a_number_never_reaches_json():
     """Unknown is null; NaN in a record is our own mistake and is not written."""
     with pytest.raises(ValueError, match="not JSON compliant"):
         _record(environment={"x": math.nan}).to_json()
+
+
+def test_a_result_shows_its_figures_in_a_notebook_and_as_markdown():
+    """Every figure under the name that it has in the record; nothing in it can be markup."""
+    odd = msgspec.structs.replace(COUNT, model="<b>|tiny")
+    assert "| flops.forward | 11 |" in odd.to_markdown()
+    assert "| model | <b>\\|tiny |" in odd.to_markdown()
+    assert "| params.active | n/a |" in odd.to_markdown()
+    assert "<td>&lt;b&gt;|tiny</td>" in odd._repr_html_()
+    assert json.loads(odd.to_json()) == odd.to_dict()
+
+
+def test_a_count_is_read_by_module_and_by_operator():
+    """Rows sum to the total at any depth; a closed form has parts, and no operators."""
+    modules = {"a.0.x": {"forward": 5, "backward": 7}, "a.1": {"forward": 11}, "b": {"backward": 13, "recompute": 2}}
+    traced = msgspec.structs.replace(COUNT, modules=modules, operators=[{"op": "mm", "forward": 16, "backward": 20}])
+    assert traced.by_module() == {"a.0.x": 12, "a.1": 11, "b": 13}
+    assert traced.by_module(depth=1) == {"a": 23, "b": 13}
+    assert traced.by_operator() == {"mm": 36}
+    assert COUNT.by_module() == {"a": 11}
+    assert COUNT.total == 11
+    with pytest.raises(InputError, match="has no operators"):
+        COUNT.by_operator()
