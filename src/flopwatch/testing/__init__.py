@@ -1,5 +1,9 @@
-"""What users' own tests need: `pytest_plugins = ["flopwatch.testing"]` in conftest.py brings `flopwatch_budget`."""
+"""What users' own tests need: a fake device, and budgets on what a model costs.
+
+`pytest_plugins = ["flopwatch.testing"]` in conftest.py brings `flopwatch_budget`.
+"""
 
 from flopwatch.testing.budgets import Budget, flopwatch_budget
+from flopwatch.testing.device import FakeDevice
 
-__all__ = ["Budget", "flopwatch_budget"]
+__all__ = ["Budget", "FakeDevice", "flopwatch_budget"]
