@@ -37,6 +37,14 @@ def test_the_byte_after_the_budget_is_refused_and_nothing_of_it_stays():
         torch.zeros(100)
 
 
+def test_a_tensor_of_python_numbers_is_counted():
+    """No operator makes it: 5 numbers, 20 bytes."""
+    with FakeDevice(1_000) as device:
+        kept = torch.tensor([1.5] * 5)
+        assert device.allocated_bytes == 20
+        del kept
+
+
 def test_what_was_there_before_is_not_counted():
     """A model made outside is not the device's; the gradients made inside are: 5 x 3 + 3 numbers."""
     layer, rows = nn.Linear(5, 3), torch.ones(2, 5)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from flopwatch.api.bench import bench
     from flopwatch.api.count import count
     from flopwatch.api.fit import fit, predict_fit
+    from flopwatch.api.fit_step import FitWarning
     from flopwatch.api.memory import memory
     from flopwatch.api.meter import Meter, MeterWarning
     from flopwatch.api.mfu import mfu
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from flopwatch.workload import Workload
 
 __all__ = [
+    "FitWarning",
     "FlopwatchError",
     "Meter",
     "MeterWarning",
@@ -48,6 +50,7 @@ __all__ = [
 ]
 
 _WHERE = {
+    "FitWarning": "flopwatch.api.fit_step",
     "FlopwatchError": "flopwatch.errors",
     "Meter": "flopwatch.api.meter",
     "MeterWarning": "flopwatch.api.meter",

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import overload
 
 from flopwatch.api.count import default_seq_len, resolve_spec
+from flopwatch.api.fit_step import Step, StepFit, fit_step
+from flopwatch.api.step_memory import StepMemory
 from flopwatch.device.catalog import load_device
 from flopwatch.device.detect import detect
 from flopwatch.device.machine import Machine
@@ -21,6 +24,7 @@ from flopwatch.workload import Workload
 _HERE = ("auto", "cpu", "cuda", "rocm", "xpu", "mps")
 
 
+@overload
 def fit(
     model: str | ModelSpec,
     workload: Workload | None = None,
@@ -28,17 +32,61 @@ def fit(
     limit_bytes: int | None = None,
     device: str = "auto",
     grid: Grid | None = None,
-    timeout_s: float = 600.0,
+    timeout_s: float | None = None,
     changes: Mapping[str, str] | None = None,
     series: ProbeSeries | None = None,
     machine: Machine | None = None,
-) -> FitResult:
+) -> FitResult: ...
+
+
+@overload
+def fit(
+    *,
+    step: Step,
+    limit_bytes: int | None = None,
+    device: str | StepMemory = "auto",
+    grid: Grid | None = None,
+    n_steps: int | None = None,
+) -> StepFit: ...
+
+
+def fit(
+    model: str | ModelSpec | None = None,
+    workload: Workload | None = None,
+    *,
+    step: Step | None = None,
+    limit_bytes: int | None = None,
+    device: str | StepMemory = "auto",
+    grid: Grid | None = None,
+    n_steps: int | None = None,
+    timeout_s: float | None = None,
+    changes: Mapping[str, str] | None = None,
+    series: ProbeSeries | None = None,
+    machine: Machine | None = None,
+) -> FitResult | StepFit:
     """The largest batch of `workload` (its own batch is not used) that runs, each try in a process of its own.
 
     `limit_bytes` is what the work may allocate: on a CPU on top of the idle process that has imported torch, on an
     accelerator in all; left out, it is what is free now less a headroom. `series` may bring a journal that keeps every
     try. `batch` of the result is None when not even 1 fits. Raises ProbeError when the step does not run at all.
+
+    With `step` instead of a model it is the largest batch that `step(batch)`, a function of your own, runs with
+    `n_steps` (2) times in a row in this process, which keeps nothing of it (`StepFit`). The step really runs: a
+    training step changes its weights. On a CPU `limit_bytes` then counts the tensors that it makes.
     """
+    if step is not None:
+        others = {"model": model, "workload": workload, "timeout_s": timeout_s, "changes": changes, "series": series}
+        for name, value in {**others, "machine": machine}.items():
+            if value is not None:
+                raise InputError(f"{name} and step exclude each other", hint="a step brings its own model and inputs")
+        return fit_step(
+            step, limit_bytes=limit_bytes, device=device, grid=grid, n_steps=2 if n_steps is None else n_steps
+        )
+    if model is None:
+        raise InputError("there is nothing to fit", hint="give a model, or step=")
+    if n_steps is not None or not isinstance(device, str):
+        what = "n_steps" if n_steps is not None else "a device of your own"
+        raise InputError(f"{what} goes with step=", hint="a model's step runs as often as shows its peak")
     series = series if series is not None else ProbeSeries()
     machine = machine or series.machine(device)
     spec = resolve_spec(model, changes)
@@ -49,7 +97,7 @@ def fit(
         limit=limit,
         device=machine.torch_device,
         grid=grid or Grid(),
-        timeout_s=timeout_s,
+        timeout_s=600.0 if timeout_s is None else timeout_s,
     )
     return fit_batch(request, series)
 

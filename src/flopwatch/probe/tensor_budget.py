@@ -23,7 +23,7 @@ class TensorBudget(TorchDispatchMode):
     """
 
     def __init__(self, budget_bytes: int | None = None) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.budget_bytes = budget_bytes
         self.allocated_bytes = 0
         self.peak_bytes = 0
@@ -45,7 +45,8 @@ class TensorBudget(TorchDispatchMode):
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         made = {storage._cdata: storage for storage in _storages(out)}
-        old = {storage._cdata for storage in _storages((args, kwargs))}
+        is_fresh = func is torch.ops.aten.lift_fresh.default  # torch.tensor(...): no operator has made its argument
+        old = set() if is_fresh else {storage._cdata for storage in _storages((args, kwargs))}
         growth = {
             address: storage.nbytes() - self._sizes.get(address, 0)
             for address, storage in made.items()

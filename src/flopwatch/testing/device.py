@@ -28,11 +28,11 @@ class FakeDevice:
         self._counted: TensorBudget | None = None
 
     def __enter__(self) -> Self:
-        self._budget.__enter__()
+        self._budget.__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._budget.__exit__(kind, error, tb)
+        self._budget.__exit__(kind, error, tb)  # type: ignore[no-untyped-call]
 
     @property
     def allocated_bytes(self) -> int:
@@ -43,6 +43,11 @@ class FakeDevice:
     def peak_bytes(self) -> int:
         """The most that was alive at once since the start or the last `reset_peak`."""
         return self._budget.peak_bytes
+
+    @property
+    def available_bytes(self) -> int:
+        """The whole budget: what a search takes for its limit when none is given."""
+        return self.budget_bytes
 
     @property
     def n_out_of_memory(self) -> int:
