@@ -11,10 +11,12 @@ from typing import Any, Final
 
 import msgspec
 
+from flopwatch.api.bandwidth import bandwidth_ceilings, cache_bytes
 from flopwatch.api.ceilings import datasheet_ceiling, measured_ceiling
 from flopwatch.api.count import count
 from flopwatch.api.pace import Pace, pace_of
 from flopwatch.compare.bench import bench_result
+from flopwatch.compare.decode import BandwidthCeiling
 from flopwatch.compare.utilization import Ceiling
 from flopwatch.cost.convention import DEFAULT, find_convention
 from flopwatch.cost.flops import step_flops
@@ -81,9 +83,12 @@ def report(
     for spec in request.specs:
         spec.check_seq_len(request.workload.seq_len)
     dtype = request.workload.dtype
+    bandwidths: Sequence[BandwidthCeiling] = ()
     if ceilings is None:
         ceilings = [datasheet_ceiling(machine, dtype), measured_ceiling(machine, dtype, series, store=store)]
-    run = _Run(request=request, series=series, machine=machine, ceilings=ceilings)
+        if "decode" in request.phases:
+            bandwidths = bandwidth_ceilings(machine, dtype, series, store=store)
+    run = _Run(request=request, series=series, machine=machine, ceilings=ceilings, bandwidths=bandwidths)
     for unit in run.units():
         unit()
     return [run.result(model) for model in run.models]
@@ -93,9 +98,16 @@ class _Run:
     """The units of a report, one after another, each with its share of the time that is left."""
 
     def __init__(
-        self, *, request: ReportRequest, series: ProbeSeries, machine: Machine, ceilings: Sequence[Ceiling]
+        self,
+        *,
+        request: ReportRequest,
+        series: ProbeSeries,
+        machine: Machine,
+        ceilings: Sequence[Ceiling],
+        bandwidths: Sequence[BandwidthCeiling],
     ) -> None:
-        self.request, self.series, self.machine, self.ceilings = request, series, machine, ceilings
+        self.request, self.series, self.machine = request, series, machine
+        self.ceilings, self.bandwidths = ceilings, bandwidths
         self.bench_limit = free_limit(series, machine)
         self.pace = self._first_pace()
         self.began_s = series.spent_s
@@ -213,6 +225,8 @@ class _Run:
             device_name=self.machine.name,
             convention=find_convention(self.request.convention),
             ceilings=self.ceilings,
+            bandwidths=self.bandwidths,
+            cache_bytes=cache_bytes(self.machine),
         )
 
     def _most_batch(self, spec: ModelSpec, workload: Workload, within_s: float, *, n_tries: float, n_steps: int) -> int:
