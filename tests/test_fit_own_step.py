@@ -85,7 +85,7 @@ def test_memory_after_the_search_is_memory_before_it(device, step):
         assert device.allocated_bytes == 52
         assert (found.held_bytes, found.leaked_bytes) == (0, 0)
         del mine
-    truth = max(batch for batch in range(1, 101) if runs_alone(step, batch))
+    truth = next(batch for batch in range(1, 101) if not runs_alone(step, batch)) - 1
     assert (found.batch, found.verified) == (truth, True)
     assert (found.next.batch, found.next.outcome, found.next.how) == (truth + 1, "oom", "ran")
     assert device.n_out_of_memory >= 1

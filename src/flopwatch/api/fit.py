@@ -12,10 +12,11 @@ from flopwatch.device.catalog import load_device
 from flopwatch.device.detect import detect
 from flopwatch.device.machine import Machine
 from flopwatch.errors import InputError
+from flopwatch.measure.accumulation import check_global_batch, with_plan
 from flopwatch.measure.batch_search import Grid
 from flopwatch.measure.dtype import default_dtype
 from flopwatch.measure.fit import FitRequest, fit_batch, predict_batch
-from flopwatch.measure.limit import card_limit, free_limit, given_limit, less_headroom
+from flopwatch.measure.limit import Headroom, card_limit, free_limit, given_limit, less_headroom
 from flopwatch.measure.series import ProbeSeries
 from flopwatch.model.spec import ModelSpec
 from flopwatch.record import FitResult
@@ -30,6 +31,8 @@ def fit(
     workload: Workload | None = None,
     *,
     limit_bytes: int | None = None,
+    headroom: Headroom | None = None,
+    global_batch: int | None = None,
     device: str = "auto",
     grid: Grid | None = None,
     timeout_s: float | None = None,
@@ -56,6 +59,8 @@ def fit(
     *,
     step: Step | None = None,
     limit_bytes: int | None = None,
+    headroom: Headroom | None = None,
+    global_batch: int | None = None,
     device: str | StepMemory = "auto",
     grid: Grid | None = None,
     n_steps: int | None = None,
@@ -68,15 +73,24 @@ def fit(
 
     `limit_bytes` is what the work may allocate: on a CPU on top of the idle process that has imported torch, on an
     accelerator in all; left out, it is what is free now less a headroom. `series` may bring a journal that keeps every
-    try. `batch` of the result is None when not even 1 fits. Raises ProbeError when the step does not run at all.
+    try. `batch` of the result is None when not even 1 fits. `headroom` is kept free of the limit (of what is free: 10 %
+    on a CPU, 3 % elsewhere). `global_batch` asks for `details["plan"]`: the micro-batch and the steps of accumulation
+    that keep it. Raises ProbeError when the step does not run at all.
 
     With `step` instead of a model it is the largest batch that `step(batch)`, a function of your own, runs with
     `n_steps` (2) times in a row in this process, which keeps nothing of it (`StepFit`). The step really runs: a
     training step changes its weights. On a CPU `limit_bytes` then counts the tensors that it makes.
     """
     if step is not None:
-        others = {"model": model, "workload": workload, "timeout_s": timeout_s, "changes": changes, "series": series}
-        for name, value in {**others, "machine": machine}.items():
+        others: dict[str, object] = {
+            "model": model,
+            "workload": workload,
+            "timeout_s": timeout_s,
+            "changes": changes,
+            "series": series,
+        }
+        others |= {"machine": machine, "headroom": headroom, "global_batch": global_batch}
+        for name, value in others.items():
             if value is not None:
                 raise InputError(f"{name} and step exclude each other", hint="a step brings its own model and inputs")
         return fit_step(
@@ -90,16 +104,20 @@ def fit(
     series = series if series is not None else ProbeSeries()
     machine = machine or series.machine(device)
     spec = resolve_spec(model, changes)
-    limit = given_limit(limit_bytes) if limit_bytes is not None else free_limit(series, machine)
+    work = workload or Workload(seq_len=default_seq_len(spec), phase="train", dtype=default_dtype(machine))
+    if global_batch is not None:
+        check_global_batch(global_batch, work)
+    limit = free_limit(series, machine, headroom) if limit_bytes is None else given_limit(limit_bytes, headroom)
     request = FitRequest(
         spec=spec,
-        workload=workload or Workload(seq_len=default_seq_len(spec), phase="train", dtype=default_dtype(machine)),
+        workload=work,
         limit=limit,
         device=machine.torch_device,
         grid=grid or Grid(),
         timeout_s=600.0 if timeout_s is None else timeout_s,
     )
-    return fit_batch(request, series)
+    result = fit_batch(request, series)
+    return result if global_batch is None else with_plan(result, request, global_batch, series)
 
 
 def predict_fit(
@@ -107,6 +125,8 @@ def predict_fit(
     workload: Workload,
     *,
     limit_bytes: int | None = None,
+    headroom: Headroom | None = None,
+    global_batch: int | None = None,
     device: str = "auto",
     grid: Grid | None = None,
     changes: Mapping[str, str] | None = None,
@@ -121,11 +141,16 @@ def predict_fit(
         torch_device, free_bytes = machine.torch_device, machine.memory_free_bytes
         if limit_bytes is None and free_bytes is None:
             raise InputError(f"the free memory of {machine.name} is unknown", hint="give --limit")
-        limit = given_limit(limit_bytes) if limit_bytes is not None else less_headroom(machine.kind, free_bytes or 0)
+        if limit_bytes is not None:
+            limit = given_limit(limit_bytes, headroom)
+        else:
+            limit = less_headroom(machine.kind, free_bytes or 0, headroom)
     else:
         card = load_device(device)
         torch_device = "cpu" if card.unit == "CPU" else "cuda"
-        limit = given_limit(limit_bytes) if limit_bytes is not None else card_limit(card)
-    return predict_batch(
-        FitRequest(spec=spec, workload=workload, limit=limit, device=torch_device, grid=grid or Grid())
-    )
+        limit = card_limit(card, headroom) if limit_bytes is None else given_limit(limit_bytes, headroom)
+    if global_batch is not None:
+        check_global_batch(global_batch, workload)
+    request = FitRequest(spec=spec, workload=workload, limit=limit, device=torch_device, grid=grid or Grid())
+    result = predict_batch(request)
+    return result if global_batch is None else with_plan(result, request, global_batch, None)

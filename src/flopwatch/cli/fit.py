@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Annotated, Any
 
 import msgspec
@@ -16,10 +17,11 @@ from flopwatch.cli.request import request
 from flopwatch.cli.session import check_store, session
 from flopwatch.device.detect import environment
 from flopwatch.errors import InputError
+from flopwatch.measure.accumulation import check_global_batch
 from flopwatch.measure.batch_search import MOST, Grid
 from flopwatch.measure.dtype import default_dtype
 from flopwatch.measure.fit import does_not_fit
-from flopwatch.measure.limit import given_limit
+from flopwatch.measure.limit import Headroom, given_limit, parse_headroom
 from flopwatch.measure.series import ProbeSeries
 from flopwatch.model.spec import ModelSpec
 from flopwatch.record import FitResult, Record, make_record
@@ -29,6 +31,8 @@ def fit(
     model: str,
     *models: str,
     limit: Bytes | None = None,
+    headroom: str | None = None,
+    global_batch: Count | None = None,
     max_batch: Annotated[Count | None, Parameter(name="--max")] = None,
     multiple_of: Count = 1,
     power_of_two: Annotated[bool, Parameter(negative="")] = False,
@@ -51,6 +55,11 @@ def fit(
         More models.
     limit
         Memory that the work may allocate, 2GiB; left out, what is free now less a headroom.
+    headroom
+        Memory to keep free of that, 5% or 512MiB; left out, nothing of a --limit, 10 % of what is free on a CPU, 3 % on
+        a GPU.
+    global_batch
+        Plan a training step of that many sequences: the micro-batch that fits, and how many to accumulate.
     max_batch
         The largest batch to try.
     multiple_of
@@ -62,13 +71,18 @@ def fit(
     """
     step, run, output = step or StepOptions(), run or RunOptions(), output or OutputOptions()
     grid = _grid(max_batch, multiple_of, power_of_two=power_of_two)
+    kept = None if headroom is None else parse_headroom(headroom)
     if limit is not None:
-        given_limit(limit)
+        given_limit(limit, kept)
     specs = [resolve_spec(name, (model_options or ModelOptions()).changes()) for name in (model, *models)]
     for spec in specs:
-        spec.check_seq_len(step.workload(seq_len=default_seq_len(spec), dtype="fp32").seq_len)
+        work = step.workload(seq_len=default_seq_len(spec), dtype="fp32")
+        spec.check_seq_len(work.seq_len)
+        if global_batch is not None:
+            check_global_batch(global_batch, work)
     if predict_only:
-        _predict(specs, step, limit, grid, run, output)
+        wanted = _Wanted(limit_bytes=limit, headroom=kept, global_batch=global_batch, grid=grid)
+        _predict(specs, step, wanted, run, output)
         return
     check_store(run)
     machine = ProbeSeries().machine(step.device)
@@ -77,6 +91,8 @@ def fit(
         models=[spec.to_dict() for spec in specs],
         workload=works[0].to_dict(),
         limit_bytes=limit,
+        headroom=headroom,
+        global_batch=global_batch,
         grid=msgspec.to_builtins(grid),
         device=step.device,
     )
@@ -87,6 +103,8 @@ def fit(
                 spec,
                 work,
                 limit_bytes=limit,
+                headroom=kept,
+                global_batch=global_batch,
                 grid=grid,
                 timeout_s=run.timeout or 600.0,
                 series=made.series,
@@ -98,11 +116,20 @@ def fit(
     _end(record, results, output)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Wanted:
+    """What is asked of a prediction."""
+
+    limit_bytes: int | None
+    headroom: Headroom | None
+    global_batch: int | None
+    grid: Grid
+
+
 def _predict(
     specs: list[ModelSpec],
     step: StepOptions,
-    limit: int | None,
-    grid: Grid,
+    wanted: _Wanted,
     run: RunOptions,
     output: OutputOptions,
 ) -> None:
@@ -110,10 +137,19 @@ def _predict(
         raise InputError("--resume and --timeout have no meaning with --predict-only", hint="nothing is run")
     works = [step.workload(seq_len=default_seq_len(spec), dtype="bf16") for spec in specs]
     results = [
-        predict_fit(spec, work, limit_bytes=limit, device=step.device, grid=grid)
+        predict_fit(
+            spec,
+            work,
+            limit_bytes=wanted.limit_bytes,
+            headroom=wanted.headroom,
+            global_batch=wanted.global_batch,
+            device=step.device,
+            grid=wanted.grid,
+        )
         for spec, work in zip(specs, works, strict=True)
     ]
-    asked: dict[str, Any] = request(models=[spec.name for spec in specs], limit_bytes=limit, device=step.device)
+    names = [spec.name for spec in specs]
+    asked: dict[str, Any] = request(models=names, limit_bytes=wanted.limit_bytes, device=step.device)
     _end(make_record("fit", environment=environment(), request=asked, results=results), results, output)
 
 

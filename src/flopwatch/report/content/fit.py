@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from flopwatch import units
 from flopwatch.record import FitResult
@@ -142,7 +143,19 @@ def facts_of(result: FitResult, words: Words) -> Facts:
     if "repeated_batch" in result.details:
         text = words("fit.repeated_value", batch=result.details["repeated_batch"])
         rows.append(Fact(label=words("fit.repeated"), value=text, style="warn"))
+    if "plan" in result.details:
+        rows.append(_plan(result.details["plan"], words))
     return Facts(rows=rows)
+
+
+def _plan(plan: Mapping[str, Any], words: Words) -> Fact:
+    """How the wanted global batch is reached, and whether its micro-batch ran that way."""
+    label = words("fit.plan")
+    if plan["micro_batch"] is None:
+        return Fact(label=label, value=words("fit.plan_none", n=plan["global_batch"]), style="bad")
+    key = "fit.plan_ran" if plan["verified"] else "fit.plan_predicted"
+    numbers = {"n": plan["global_batch"], "micro": plan["micro_batch"], "steps": plan["n_accumulate"]}
+    return Fact(label=label, value=words(key, **numbers))
 
 
 def _predicted(result: FitResult, words: Words) -> str:
