@@ -56,7 +56,7 @@ def test_the_curve_holds_what_was_timed_and_the_result_is_its_best(benches):
     hardware = Hardware(a_step)
     found = best_batch(SPEC, WORK, benches(hardware), max_batch=96)
     search = found.batch_search
-    assert [point.batch for point in search.curve] == sorted(hardware.ran)
+    assert [point.batch for point in search.curve] == sorted(set(hardware.ran))
     assert search.n_runs == len(hardware.ran) <= 96 / 3
     assert 0.98 * 24 * 61 / a_step(Workload(batch=24)) <= found.tokens_per_s
     two = next(point for point in search.curve if point.batch == 2)
@@ -98,3 +98,14 @@ def test_a_global_batch_comes_with_its_micro_batches(benches):
     assert max(hardware.ran) <= 72
     with pytest.raises(InputError, match="global batch of 0"):
         best_batch(SPEC, WORK, benches(hardware), global_batch=0)
+
+
+def test_a_machine_that_became_slower_meanwhile_is_a_note(benches):
+    """Half as fast from the fifth run on: the curve shows what was timed, and a note that it cannot be compared."""
+    hardware = Hardware(lambda work: 0.01 * work.batch**0.5 * (2.0 if len(hardware.ran) >= 5 else 1.0))
+    found = best_batch(SPEC, WORK, benches(hardware), max_batch=32)
+    assert any("batch 8 was timed twice, -50.0 % tokens/s" in note for note in found.details["notes"])
+    points = {point.batch: point.tokens_per_s for point in found.batch_search.curve}
+    assert points[4] == pytest.approx(4 * 61 / 0.02)
+    assert points[8] == pytest.approx(8 * 61 / (0.02 * 8**0.5))
+    assert found.batch_search.n_runs == len(hardware.ran) == len(points) + 1

@@ -45,8 +45,9 @@ def search(curve, *, most, fits=None, noise=0.0, seed=0, limit_bytes=None):
                 )
             )
     except StopIteration as end:
-        assert len(asked) == len(set(asked))
-        return end.value
+        found = end.value
+    assert len(asked) == found.n_runs <= len(set(asked)) + 1
+    return found
 
 
 def loss(curve, found, upto):
@@ -59,7 +60,7 @@ def test_the_best_or_one_within_two_percent_with_a_third_of_the_runs(curve, most
     """Against the exhaustive sweep of the same curve, without noise."""
     found = search(curve, most=most)
     assert loss(curve, found, most) <= 0.02
-    assert len(found.readings) <= most / 3
+    assert found.n_runs <= most / 3
 
 
 @pytest.mark.parametrize("curve", CURVES.values(), ids=CURVES)
@@ -68,7 +69,7 @@ def test_noise_of_a_few_thousandths_costs_no_more_than_that(curve):
     for seed in range(5):
         found = search(curve, most=48, noise=0.003, seed=seed)
         assert loss(curve, found, 48) <= 0.02 + 2 * 0.003
-        assert len(found.readings) <= 16
+        assert found.n_runs <= 16
 
 
 @pytest.mark.parametrize("fits", [13, 24, 37, 61])
@@ -81,8 +82,25 @@ def test_where_memory_ends_the_search_goes_as_near_as_pays(fits, half):
 
     found = search(curve, most=1 << 16, fits=fits, limit_bytes=100 + 10 * fits + 5)
     assert loss(curve, found, fits) <= 0.02
-    assert len(found.readings) <= 8
+    assert found.n_runs <= 8
     assert "ran out of memory" in found.end
+
+
+def test_a_machine_that_became_slower_is_no_fall_of_the_curve():
+    """From the fifth run on all is half as fast: batch 8 is timed again, and the search goes on to the best, 32."""
+    n_runs, asked = 0, []
+    looking = search_best_batch(max_batch=64)
+    try:
+        batch = next(looking)
+        while True:
+            n_runs += 1
+            asked.append(batch)
+            rate = min(batch, 32) ** 0.5 * (1.0 if n_runs < 5 else 0.5)
+            batch = looking.send(Reading(batch=batch, tokens_per_s=rate, low=rate, high=rate))
+    except StopIteration as end:
+        found = end.value
+    assert asked[:6] == [1, 2, 4, 8, 16, 8]
+    assert found.best.batch == 32
 
 
 def test_a_first_batch_that_does_not_run_is_no_best():

@@ -5,9 +5,9 @@ from __future__ import annotations
 import msgspec
 
 from flopwatch.api.bench_series import BenchSeries
+from flopwatch.compare.runs import RUN_TO_RUN_FRACTION
 from flopwatch.errors import DoesNotFitError, FlopwatchError, InputError, ProbeError
 from flopwatch.measure.batch_search import MOST, predicted_place
-from flopwatch.measure.bench import StepMeasurement
 from flopwatch.measure.best_batch import BestBatch, Reading, micro_batch_of, search_best_batch, tokens_per_s_at
 from flopwatch.measure.fit import FitRequest, predicted_peak
 from flopwatch.model.spec import ModelSpec
@@ -46,12 +46,13 @@ def best_batch(
     result = run.results[found.best.batch]
     how = BatchSearch(
         curve=[run.point(reading) for reading in found.readings],
-        n_runs=len(found.readings),
+        n_runs=found.n_runs,
         largest_predicted=largest,
         end=found.end,
         plan=None if global_batch is None else _plan(found, global_batch),
     )
-    return msgspec.structs.replace(result, batch_search=how)
+    details = {**result.details, "notes": [*result.details["notes"], *run.notes]}
+    return msgspec.structs.replace(result, batch_search=how, details=details)
 
 
 class _Run:
@@ -59,32 +60,45 @@ class _Run:
 
     def __init__(self, spec: ModelSpec, workload: Workload, benches: BenchSeries, *, compiled: bool) -> None:
         self._spec, self._workload, self._benches, self._compiled = spec, workload, benches, compiled
-        self._measured: dict[int, StepMeasurement] = {}
         self.results: dict[int, BenchResult] = {}
         self.errors: dict[int, FlopwatchError] = {}
+        self.notes: list[str] = []
+        self._readings: dict[int, Reading] = {}
 
     def read(self, batch: int) -> Reading:
-        """Time one batch."""
+        """Time one batch, another time when it was timed before."""
+        repeat = int(batch in self.results)
         work = msgspec.structs.replace(self._workload, batch=batch)
         try:
-            measured, result = self._benches.measure(self._spec, work, compiled=self._compiled)
+            measured, result = self._benches.measure(self._spec, work, compiled=self._compiled, repeat=repeat)
         except (DoesNotFitError, ProbeError) as error:
             self.errors[batch] = error
             return Reading(batch=batch, outcome="oom" if isinstance(error, DoesNotFitError) else "failed")
-        self._measured[batch], self.results[batch] = measured, result
-        return Reading(
+        if repeat:
+            self._compare(result, self.results[batch])
+        self.results[batch] = result
+        self._readings[batch] = Reading(
             batch=batch,
             tokens_per_s=result.tokens_per_s,
             low=work.n_tokens / measured.timing.median_high_s,
             high=work.n_tokens / measured.timing.median_low_s,
             peak_bytes=measured.allocated_peak_bytes,
         )
+        return self._readings[batch]
+
+    def _compare(self, now: BenchResult, before: BenchResult) -> None:
+        change = now.tokens_per_s / before.tokens_per_s - 1
+        if abs(change) > RUN_TO_RUN_FRACTION:
+            self.notes.append(
+                f"batch {now.batch} was timed twice, {100 * change:+.1f} % tokens/s the second time: the machine is not"
+                " quiet, and points of the curve that were taken far apart cannot be compared"
+            )
 
     def point(self, reading: Reading) -> BatchPoint:
         """The reading as it stands in the record."""
         if reading.outcome != "ok":
             return BatchPoint(batch=reading.batch, outcome=reading.outcome, detail=str(self.errors[reading.batch]))
-        result = self.results[reading.batch]
+        result, reading = self.results[reading.batch], self._readings[reading.batch]  # as it was timed
         known = [row for row in result.utilization if row.name == "mfu" and row.fraction is not None]
         return BatchPoint(
             batch=reading.batch,

@@ -41,31 +41,39 @@ class BestBatch(msgspec.Struct, frozen=True, kw_only=True):
 
     best: Reading | None
     readings: list[Reading]
+    n_runs: int
     end: str
 
 
 def search_best_batch(*, max_batch: int, limit_bytes: int | None = None) -> Generator[int, Reading, BestBatch]:
-    """Yields the batch to time next, is sent its Reading, and returns the BestBatch; times no batch twice.
+    """Yields the batch to time next, is sent its Reading, and returns the BestBatch.
 
-    `max_batch` is the largest that may be timed. At most a third as many are timed as there are batches up to it,
-    but for the doublings themselves.
+    Before a steep fall of tokens/s ends the doubling, the batch before it is timed once more: when that has fallen as
+    well it is the machine that became slower, and what was timed before counts in proportion (the
+    BestBatch holds it so). No other batch is timed twice. `max_batch` is the largest that may be timed. There are at
+    most a third as many runs as batches up to it, but for the doublings themselves.
     """
     readings: dict[int, Reading] = {}
-    batch, end = 1, ""
+    batch, end, n_runs, is_confirmed = 1, "", 0, False
     while not end:
         readings[batch] = yield batch
+        n_runs += 1
+        top = _top_below(readings, batch)
+        if top is not None and _falls(readings[batch], top, by=_STEEP) and not is_confirmed:
+            again = yield top.batch
+            n_runs, is_confirmed = n_runs + 1, True
+            _take_again(readings, top, again)
         end = _why_end(readings, batch, max_batch)
         batch = min(2 * batch, max_batch)
-    n_closer = 0
-    most = max(len(readings), max_batch // 3)
-    while n_closer < _MOST_CLOSER and len(readings) < most:
+    most = min(n_runs + _MOST_CLOSER, max_batch // 3)
+    while n_runs < most:
         closer = _closer(list(readings.values()), limit_bytes)
         if closer is None:
             break
         readings[closer] = yield closer
-        n_closer += 1
+        n_runs += 1
     found = sorted(readings.values(), key=lambda reading: reading.batch)
-    return BestBatch(best=best_of(found), readings=found, end=end)
+    return BestBatch(best=best_of(found), readings=found, n_runs=n_runs, end=end)
 
 
 def best_of(readings: Sequence[Reading]) -> Reading | None:
@@ -117,16 +125,41 @@ def _why_end(readings: dict[int, Reading], batch: int, max_batch: int) -> str:
     last = readings[batch]
     if last.outcome != "ok":
         return f"batch {batch} ran out of memory" if last.outcome == "oom" else f"batch {batch} did not run"
-    before = [reading for reading in readings.values() if reading.batch < batch]
-    if before:
-        top = max(before, key=lambda reading: reading.tokens_per_s)
-        gain = last.tokens_per_s / top.tokens_per_s - 1
-        if gain < -_FALL and last.high < top.low:
+    top = _top_below(readings, batch)
+    if top is not None:
+        if _falls(last, top, by=_FALL):
             return f"tokens/s falls at batch {batch}"
+        gain = last.tokens_per_s / top.tokens_per_s - 1
+        before = [reading for reading in readings.values() if reading.batch < batch]
         is_sure = last.high / top.low - 1 < _SURE_GAIN
         if gain < _GAIN and (is_sure or _gain_before(before) < _GAIN):
             return f"tokens/s stays flat up to batch {batch}"
     return f"batch {batch} is the largest that may be tried" if batch >= max_batch else ""
+
+
+def _take_again(readings: dict[int, Reading], top: Reading, again: Reading) -> None:
+    """Take in that `top` was timed again: when it became slower, all that was timed before it is taken to have too."""
+    if again.outcome != "ok":
+        return
+    readings[top.batch] = again
+    if not _falls(again, top, by=_FALL):
+        return
+    share = again.tokens_per_s / top.tokens_per_s
+    for batch, old in readings.items():
+        if batch < top.batch:
+            readings[batch] = msgspec.structs.replace(
+                old, tokens_per_s=old.tokens_per_s * share, low=old.low * share, high=old.high * share
+            )
+
+
+def _top_below(readings: dict[int, Reading], batch: int) -> Reading | None:
+    below = [reading for reading in readings.values() if reading.batch < batch]
+    return max(below, key=lambda reading: reading.tokens_per_s, default=None)
+
+
+def _falls(last: Reading, top: Reading, *, by: float) -> bool:
+    """Whether `last` ran, and slower than `top` by that fraction and by more than both intervals allow."""
+    return last.outcome == "ok" and last.tokens_per_s < top.tokens_per_s * (1 - by) and last.high < top.low
 
 
 def _gain_before(before: Sequence[Reading]) -> float:
