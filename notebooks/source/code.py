@@ -221,7 +221,7 @@ for name in MODELS:
     found = {}
     for phase in ("forward", "train"):
         work = fw.Workload(phase=phase, dtype="bf16", ops="elementary", loss="sum", optimizer="none")
-        found[phase] = predict_batch(spec, work, 39_800 * 2**20, like_notebook=True).batch
+        found[phase] = predict_batch(spec, work, 39_800 * 2**20).batch
     real = fw.predict_fit(spec, fw.Workload(phase="train", dtype="bf16"), device="A100 SXM4 40GB").batch
     old_forward, old_train = PRINTED_BATCH[name]
     rows.append((name, old_forward, found["forward"], old_train, found["train"], real))
