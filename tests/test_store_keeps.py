@@ -1,5 +1,6 @@
 """The results store keeps what was measured, and says in one line why it cannot."""
 
+import os
 import sqlite3
 import subprocess
 import sys
@@ -190,3 +191,21 @@ def test_a_full_disk_keeps_what_was_stored_before(path):
     with Store(path) as store:
         assert store.get_item("peak", "kept") == {"x": 7}
         assert store.get_item("peak", "lost") is None
+
+
+def test_a_run_whose_killed_process_was_not_yet_looked_at_is_interrupted(tmp_path):
+    """kill -9 leaves a zombie until its parent waits for it: it does no more work."""
+    code = (
+        "import os, signal, sys; from pathlib import Path; from flopwatch.store import Store\n"
+        "store = Store(Path(sys.argv[1]))\n"
+        "store.start_run('fit', request={}, environment={}, resume_key='x')\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    file = tmp_path / "runs.sqlite"
+    process = subprocess.Popen([sys.executable, "-c", code, str(file)])
+    try:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        with Store(file) as store:
+            assert [run.status for run in store.runs()] == ["interrupted"]
+    finally:
+        process.wait()

@@ -281,7 +281,10 @@ def _is_alive(owner: str) -> bool:
     if host != socket.gethostname():
         return True
     try:
-        now_started_s: float = psutil.Process(int(pid)).create_time()
+        process = psutil.Process(int(pid))
+        now_started_s: float = process.create_time()
+        if process.status() == psutil.STATUS_ZOMBIE:  # killed, and its parent has not looked yet
+            return False
     except psutil.NoSuchProcess:
         return False
     return abs(now_started_s - float(started)) < 1.0
