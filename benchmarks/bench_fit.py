@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import tempfile
 import time
 import tomllib
 import warnings
@@ -161,7 +162,9 @@ def _lightning(step: Step) -> int:
         def train_dataloader(self) -> DataLoader[Any]:
             return DataLoader(TensorDataset(torch.zeros(10 * MOST, 1)), batch_size=self.batch_size)
 
+    folder = tempfile.TemporaryDirectory()  # the tuner keeps a checkpoint meanwhile
     trainer = lightning.Trainer(
+        default_root_dir=folder.name,
         accelerator="cpu",
         max_epochs=1,
         logger=False,
@@ -169,7 +172,8 @@ def _lightning(step: Step) -> int:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    found = Tuner(trainer).scale_batch_size(Work(), mode="binsearch", steps_per_trial=3, max_trials=40)
+    with folder:
+        found = Tuner(trainer).scale_batch_size(Work(), mode="binsearch", steps_per_trial=3, max_trials=40)
     return int(found or 0)
 
 
