@@ -26,7 +26,8 @@ $(VENV)/.ready-dev: $(VENV)/.ready
 # The main job on real models: FLOPs, largest batch, speed and MFU of the four GPTs on this machine, one HTML page.
 demo: setup
 	mkdir -p $(DEMO)
-	$(BIN)/flopwatch report gpt-small gpt-medium gpt-large gpt-xl --store $(DEMO)/demo.db --html $(DEMO)/report.html
+	$(BIN)/flopwatch report gpt-small gpt-medium gpt-large gpt-xl --limit 3500MiB \
+	  --store $(DEMO)/demo.db --html $(DEMO)/report.html --output $(DEMO)/report.json
 
 # Everything: what `make check` does, then all tests.
 test: setup-dev
