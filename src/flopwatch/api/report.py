@@ -38,6 +38,7 @@ _RESERVE_FRACTION: Final = 0.1  # of the budget: what a plan may be wrong by
 _BENCH_STEPS: Final = 10  # two to start, warm-up, five samples
 _WEIGHTS: Final = {"fit": 3, "bench": 1}  # shares of the time that is left
 _UNKNOWN_PEAK: Final = 1e11  # a few cores
+_PREDICTION_MARGIN: Final = 1.03  # the batch that fits lies at most this far above the predicted one
 _SURELY_TOO_LARGE: Final = 1.2  # a prediction this far above the limit is not tried: predictions err by a few percent
 
 
@@ -115,7 +116,10 @@ class _Run:
         self.n_shares = 0
 
     def units(self) -> Iterator[Callable[[], None]]:
-        """What is to be done: the smallest model in full, then the searches, then the timings of the others."""
+        """What is to be done: the smallest model in full, then the searches, then the timings of the others.
+
+        What time is left then goes to the searches that were cut short, the shortest first.
+        """
         forward = self.request.at("forward")
         models = sorted(self.models, key=lambda model: step_flops(model.spec, forward).model_flops)
         order: list[tuple[_Model, Phase, str]] = []
@@ -124,6 +128,23 @@ class _Run:
         self.n_shares = sum(_WEIGHTS[kind] for _, _, kind in order)
         for model, phase, kind in order:
             yield functools.partial(self._do, model, phase, kind)
+        for model, phase in sorted(self._cut_short(), key=lambda cut: self._proof_s(*cut)):
+            if self._proof_s(model, phase) <= self._left_s():
+                self.n_shares = _WEIGHTS["fit"]
+                yield functools.partial(self._do, model, phase, "fit")
+
+    def _cut_short(self) -> list[tuple[_Model, Phase]]:
+        """The searches that ended at the batch there was time for."""
+        cut = [(model, phase) for model in self.models for phase in self.request.phases if phase in model.fits]
+        return [(model, phase) for model, phase in cut if "capped_by" in model.fits[phase].details]
+
+    def _proof_s(self, model: _Model, phase: Phase) -> float:
+        """Seconds that the whole search takes; infinite where nothing predicts its end."""
+        predicted = model.fits[phase].predicted_batch
+        if not predicted:
+            return math.inf
+        beyond = self.request.at(phase, math.ceil(predicted * _PREDICTION_MARGIN) + 1)
+        return self.pace.tries_s(model.spec, beyond, n_tries=_TRIES, n_steps=n_steps(beyond))
 
     def result(self, model: _Model) -> ReportResult:
         """All that is known of a model."""
