@@ -41,7 +41,7 @@ check: setup-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest -m "not slow and not browser"
+	$(BIN)/pytest -n 2 -m "not slow and not browser"
 
 # Ratios against the peers, measured in one run; docs/benchmarks.md holds the last table.
 bench: setup-dev
