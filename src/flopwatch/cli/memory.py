@@ -10,7 +10,15 @@ from cyclopts import Parameter
 from flopwatch import workload
 from flopwatch.api.count import default_seq_len, resolve_spec
 from flopwatch.api.memory import memory as memory_of
-from flopwatch.cli.options import Bytes, Count, DTypeOption, ModelOptions, OutputOptions, SeqLen
+from flopwatch.cli.options import (
+    Bytes,
+    Count,
+    DTypeOption,
+    ModelOptions,
+    OutputOptions,
+    SeqLen,
+    refuse_outside_training,
+)
 from flopwatch.cli.output import emit
 from flopwatch.cli.request import request
 from flopwatch.cost.eager.tuning import AdamW, Tuning
@@ -65,9 +73,7 @@ class MemoryStep:
             "--lora-rank": self.lora_rank,
             "--accumulate": None if self.accumulate == 1 else self.accumulate,
         }
-        for name, value in given.items():
-            if value is not None and self.phase != "train":
-                raise InputError(f"{name} {value} has no meaning in phase {self.phase}", hint="use --phase train")
+        refuse_outside_training(self.phase, given)
         if self.adamw is not None and self.optimizer not in {None, "adamw"}:
             raise InputError(f"--adamw {self.adamw} contradicts --optimizer {self.optimizer}", hint="leave one out")
 

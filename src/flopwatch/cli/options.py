@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -77,6 +77,13 @@ class RunOptions(StoreOptions):
             raise InputError(f"--timeout {self.timeout:g} is not between 0 and {_MOST_S} s", hint="give seconds")
 
 
+def refuse_outside_training(phase: workload.Phase, given: Mapping[str, object]) -> None:
+    """Raise InputError for an option (name -> value, None: not given) that only a training step can honour."""
+    for name, value in given.items():
+        if value is not None and phase != "train":
+            raise InputError(f"{name} {value} has no meaning in phase {phase}", hint="use --phase train")
+
+
 @Parameter(name="*")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StepOptions:
@@ -111,9 +118,7 @@ class StepOptions:
             "--loss": self.loss,
             "--accumulate": None if self.accumulate == 1 else self.accumulate,
         }
-        for name, value in given.items():
-            if value is not None and self.phase != "train":
-                raise InputError(f"{name} {value} has no meaning in phase {self.phase}", hint="use --phase train")
+        refuse_outside_training(self.phase, given)
         if self.dtype in {"fp8", "int8"}:
             raise InputError(f"--dtype {self.dtype} cannot be run", hint="use fp32, bf16 or fp16")
 

@@ -9,7 +9,15 @@ from cyclopts import Parameter
 from flopwatch import workload
 from flopwatch.api.count import default_seq_len, resolve_spec
 from flopwatch.api.roofline import datasheet_roof, measured_roof, roofline_by_trace
-from flopwatch.cli.options import Count, DTypeOption, ModelOptions, OutputOptions, SeqLen, StoreOptions
+from flopwatch.cli.options import (
+    Count,
+    DTypeOption,
+    ModelOptions,
+    OutputOptions,
+    SeqLen,
+    StoreOptions,
+    refuse_outside_training,
+)
 from flopwatch.cli.output import emit, note
 from flopwatch.cli.request import request
 from flopwatch.compare.roofline import Roof
@@ -76,8 +84,7 @@ def roofline(
     for option, value in (("--peak-tflops", peak_tflops), ("--bandwidth-gb-per-s", bandwidth_gb_per_s)):
         if value is not None and not 0 < value < 1e9:
             raise InputError(f"{option} {value:g} is not a positive rate", hint="give TFLOP/s or GB/s")
-    if optimizer is not None and phase != "train":
-        raise InputError(f"--optimizer {optimizer} has no meaning in phase {phase}", hint="use --phase train")
+    refuse_outside_training(phase, {"--optimizer": optimizer})
     own = {"peak_tflops": peak_tflops, "bandwidth_gb_per_s": bandwidth_gb_per_s}
     spec = resolve_spec(model, (model_options or ModelOptions()).changes())
     roof, dtype = _roof(device, dtype, own, store or StoreOptions(), output)

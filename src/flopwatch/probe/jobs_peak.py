@@ -14,6 +14,7 @@ from flopwatch.device.accelerator import find_accelerator
 from flopwatch.device.cpu import detect_cpu
 from flopwatch.errors import InputError
 from flopwatch.probe.contention import OthersCpu
+from flopwatch.probe.settle import settle_of
 from flopwatch.probe.shape_search import SearchPlan, Shape, search_shapes
 
 _DTYPES: Final = {
@@ -56,7 +57,7 @@ def sweep(arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:
     What a reader would write by hand; `matmul_peak` is held against it (benchmarks/bench_peak.py).
     """
     dtype, device = _DTYPES[arguments["dtype"]], arguments["device"]
-    settle = _settle_of(device)
+    settle = settle_of(device)
     best: dict[str, Any] = {"flops_per_s": 0.0}
     for m, n, k in arguments["shapes"]:
         a, b = torch.randn(m, k, device=device).to(dtype), torch.randn(k, n, device=device).to(dtype)
@@ -81,7 +82,7 @@ def bandwidth(arguments: dict[str, Any]) -> dict[str, Any]:
     cache fetches besides.
     """
     device = arguments["device"]
-    settle = _settle_of(device)
+    settle = settle_of(device)
     cache_bytes = _cache_bytes(device)
     array_bytes = min(max(8 * cache_bytes, 256 << 20), _free_bytes(device) // 8)
     n = array_bytes // 4
@@ -119,7 +120,7 @@ class _Matmuls:
 
     def __init__(self, device: str, dtype: str) -> None:
         self.device, self.dtype = device, dtype
-        self._settle = _settle_of(device)
+        self._settle = settle_of(device)
         self._bytes = torch.empty(0, dtype=_DTYPES[dtype]).element_size()
         self._call = _kernel(device, dtype)
         self._cold_elements = _COLD_CACHES * _cache_bytes(device) // self._bytes
@@ -229,13 +230,6 @@ def _random(n: int, device: str, dtype: str) -> torch.Tensor:
     if dtype == "int8":
         return torch.randint(-127, 128, (n,), device=device, dtype=torch.int8)
     return torch.randn(n, device=device).to(_DTYPES[dtype])
-
-
-def _settle_of(device: str) -> Callable[[], None]:
-    if device.split(":")[0] == "cpu":
-        return lambda: None  # an operator on a CPU has ended when it returns
-    settle: Callable[[], None] = torch.get_device_module(device).synchronize
-    return settle
 
 
 def _cache_bytes(device: str) -> int:

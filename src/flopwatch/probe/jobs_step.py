@@ -13,6 +13,7 @@ import torch
 from flopwatch.model.spec import ModelSpec
 from flopwatch.probe.contention import OthersCpu
 from flopwatch.probe.sampling import SamplePlan, sample_steps
+from flopwatch.probe.settle import settle_of
 from flopwatch.probe.tensor_peak import tensor_peak
 from flopwatch.reference.step import Step, build_step
 from flopwatch.workload import Workload
@@ -83,14 +84,7 @@ def _build(arguments: dict[str, Any]) -> tuple[Step, Callable[[], None]]:
     workload = msgspec.convert(arguments["workload"], Workload)
     device = arguments["device"]
     compiled = arguments.get("compiled", False)
-    return build_step(spec, workload, device=device, compiled=compiled), _settle_of(device)
-
-
-def _settle_of(device: str) -> Callable[[], None]:
-    if device.split(":")[0] == "cpu":
-        return lambda: None  # an operator on a CPU has ended when it returns
-    settle: Callable[[], None] = torch.get_device_module(device).synchronize
-    return settle
+    return build_step(spec, workload, device=device, compiled=compiled), settle_of(device)
 
 
 def _counted_peak(work: Callable[[], None], device: str) -> int | None:

@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from flopwatch.device.cpu import n_affinity_cores, quota_cores
 from flopwatch.errors import MissingError
 
 # From glibc's malloc.h. With both thresholds fixed, each tensor is a map of its own that goes back when it is freed.
@@ -71,14 +72,9 @@ def warm_up(device: str) -> None:
 
 
 def usable_cores() -> int:
-    """The cores that this process may use: its affinity, and its container's quota of CPU time."""
-    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    quota = Path("/sys/fs/cgroup/cpu.max")
-    if quota.exists():
-        allowed, period = quota.read_text().split()
-        if allowed != "max":
-            n_cores = min(n_cores, max(1, math.ceil(int(allowed) / int(period))))
-    return n_cores
+    """The whole cores that this process may use: its affinity, and its container's quota of CPU time, rounded up."""
+    n_cores, quota = n_affinity_cores(), quota_cores()
+    return n_cores if quota is None else min(n_cores, max(1, math.ceil(quota)))
 
 
 class _LinuxMemory:
