@@ -56,6 +56,15 @@ def test_a_slow_step_is_sampled_five_times_and_a_fast_one_for_the_target():
     assert len(sample(Clock(), lambda _n: 0.003)[0]["samples_s"]) == 100
 
 
+def test_samples_that_differ_are_taken_for_longer_until_the_median_is_known():
+    """Steps of 1.0 and 1.2 s in turn: after 4 s the median is known to 5 %, which is not enough; 16 s are the cap."""
+    uneven = sample(Clock(), lambda n: 1.0 + 0.2 * (n % 2))[0]["samples_s"]
+    assert 14 <= len(uneven) <= 16
+    slightly = sample(Clock(), lambda n: 1.0 + 0.02 * (n % 2))[0]["samples_s"]
+    assert len(slightly) == 5
+    assert len(sample(Clock(), lambda n: 1.0 + 0.2 * (n % 2), most_s=4.0)[0]["samples_s"]) == 5
+
+
 def test_a_coarse_clock_is_read_over_many_steps():
     """A 16 ms tick cannot show a 1 ms step; over thousands of steps it can, to a percent."""
     clock = Clock(tick_s=0.0156)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from statistics import quantiles
 from typing import Any, Final
 
 from flopwatch.errors import ProbeError
 
 _CLOCK_TICKS: Final = 200  # a sample this many ticks long is read to half a percent
 _MOST_STEPS_A_SAMPLE: Final = 1 << 20
+_MIDDLE_HALF: Final = 1.349  # range of the middle half of normal samples, in standard deviations
+_MEDIAN_ERROR: Final = math.sqrt(math.pi / 2)  # standard error of the median over that of the mean, normal samples
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,8 +21,8 @@ class SamplePlan:
     """How a step is timed: warm-up until steady or capped, then samples until there are enough of them.
 
     Steady means that a step is no longer faster than the one before by more than `steady_fraction`: warm-up is over
-    when it stops paying. There are at least `min_samples`, then more until `target_s` is spent or there are
-    `max_samples`.
+    when it stops paying. There are at least `min_samples`, then more until `target_s` is spent and the median is known
+    to `sure_fraction` (its standard error), or `most_s` is spent, or there are `max_samples`.
     """
 
     min_warmup: int = 2
@@ -29,6 +32,8 @@ class SamplePlan:
     min_samples: int = 5
     max_samples: int = 100
     target_s: float = 4.0
+    sure_fraction: float = 0.01
+    most_s: float = 16.0
     min_sample_s: float = 0.002
 
 
@@ -56,7 +61,7 @@ def sample_steps(
     samples_s: list[float] = []
     spent_s = 0.0
     began = None if second_clock is None else (clock(), second_clock())
-    while len(samples_s) < plan.min_samples or (spent_s < plan.target_s and len(samples_s) < plan.max_samples):
+    while _wants_more(samples_s, plan, spent_s=spent_s):
         took_s = _time(step, n_steps, clock=clock, settle=settle)
         spent_s += took_s
         samples_s.append(took_s / n_steps)
@@ -68,6 +73,21 @@ def sample_steps(
         "is_steady": _is_steady(warmup_s, plan),
         "clock_ratio": None if began is None or second_clock is None else _ratio(began, (clock(), second_clock())),
     }
+
+
+def _wants_more(samples_s: Sequence[float], plan: SamplePlan, *, spent_s: float) -> bool:
+    if len(samples_s) < plan.min_samples:
+        return True
+    if len(samples_s) >= plan.max_samples or spent_s >= plan.most_s:
+        return False
+    return spent_s < plan.target_s or not _is_sure(samples_s, plan)
+
+
+def _is_sure(samples_s: Sequence[float], plan: SamplePlan) -> bool:
+    """Whether the median's standard error is small: that of normal samples, from the range of their middle half."""
+    low_s, middle, high_s = quantiles(samples_s, n=4, method="inclusive")
+    deviation_s = (high_s - low_s) / _MIDDLE_HALF
+    return _MEDIAN_ERROR * deviation_s / math.sqrt(len(samples_s)) <= plan.sure_fraction * middle
 
 
 def _ratio(began: tuple[float, float], ended: tuple[float, float]) -> float:
