@@ -64,3 +64,48 @@ def test_every_file_that_the_readme_points_to_is_there(page):
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
         if "://" not in target:
             assert (ROOT / target).exists(), target
+
+
+CODE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+LANGUAGES = ("README.md", "README.zh-CN.md")
+
+
+def _both(find):
+    """What `find` makes of the English and of the Chinese text."""
+    return [find((ROOT / name).read_text(encoding="utf-8")) for name in LANGUAGES]
+
+
+def test_both_readmes_show_the_same_commands_and_outputs():
+    """Block by block; a shell comment is the one thing in them that is translated."""
+
+    def find(text):
+        return [(kind, code if kind else re.sub(r"\s+# .*", "", code)) for kind, code in CODE.findall(text)]
+
+    english, chinese = _both(find)
+    assert len(english) == 10
+    assert chinese == english
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"^#+(?= )",
+        r"^\|(?=.*\|$)",
+        r"\]\((?!README)([^)]+)\)",
+        r"`[^`\n]+`",
+        r"(?<![\w.])\d+(?:[,.]\d+)*(?!\w)",
+        r"^<!-- .*",
+    ],
+    ids=["headings", "rows of tables", "links and pictures", "code in a line", "numbers", "records"],
+)
+def test_both_readmes_are_peers(pattern):
+    """What one says the other says: as many headings and rows, the same targets, names and figures."""
+    english, chinese = _both(lambda text: sorted(re.findall(pattern, CODE.sub("", text), re.MULTILINE)))
+    assert english
+    assert chinese == english
+
+
+def test_each_readme_leads_to_the_other():
+    """Before the first paragraph."""
+    for text, other in zip(_both(str), reversed(LANGUAGES), strict=True):
+        assert f"]({other})" in text.splitlines()[2]

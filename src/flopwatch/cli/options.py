@@ -11,6 +11,7 @@ from cyclopts import Parameter
 
 from flopwatch import units, workload
 from flopwatch.errors import InputError
+from flopwatch.report.messages import Language
 
 
 def _by(parse: Callable[[str], float]) -> Callable[[Any, Sequence[Any]], float]:
@@ -31,6 +32,7 @@ SeqLen = Annotated[int, Parameter(converter=_by(units.parse_seq_len))]
 Bytes = Annotated[int, Parameter(converter=_by(units.parse_bytes))]
 Seconds = Annotated[float, Parameter(converter=_by(units.parse_seconds))]
 DTypeOption = Annotated[workload.DType | None, Parameter(name="--dtype")]
+LanguageOption = Annotated[Language, Parameter(name="--lang")]
 _MOST_S = 30 * 24 * 3600
 
 
@@ -99,6 +101,8 @@ class StepOptions:
     """autocast: weights and optimizer in fp32, matmuls in --dtype."""
     optimizer: workload.Optimizer | None = None
     """The optimizer of a training step: adamw when left out."""
+    adamw: workload.AdamW | None = None
+    """How AdamW updates: single, one parameter after the other; foreach, all at once; fused, in one kernel."""
     loss: workload.Loss | None = None
     """sum: the sum of the output, as the notebook has it; cross-entropy when left out."""
     recompute: workload.Recompute = "none"
@@ -115,10 +119,13 @@ class StepOptions:
     def __post_init__(self) -> None:
         given: dict[str, object] = {
             "--optimizer": self.optimizer,
+            "--adamw": self.adamw,
             "--loss": self.loss,
             "--accumulate": None if self.accumulate == 1 else self.accumulate,
         }
         refuse_outside_training(self.phase, given)
+        if self.adamw not in {None, "auto"} and self.optimizer not in {None, "adamw"}:
+            raise InputError(f"--adamw {self.adamw} contradicts --optimizer {self.optimizer}", hint="leave one out")
         if self.dtype in {"fp8", "int8"}:
             raise InputError(f"--dtype {self.dtype} cannot be run", hint="use fp32, bf16 or fp16")
 
@@ -130,6 +137,7 @@ class StepOptions:
             dtype=self.dtype or dtype,
             precision=self.precision,
             optimizer=self.optimizer or "adamw",
+            adamw=self.adamw or "auto",
             loss=self.loss or "cross-entropy",
             recompute=self.recompute,
             attention=self.attention,
@@ -147,15 +155,35 @@ class OutputOptions:
     """Print the record as one JSON document."""
     markdown: Annotated[bool, Parameter(negative="")] = False
     """Print tables in Markdown, for a pull request or a note."""
+    latex: Annotated[bool, Parameter(negative="")] = False
+    """Print tables in LaTeX, for a paper (booktabs)."""
     csv: Annotated[bool, Parameter(negative="")] = False
     """Print one row a result, raw figures under their names in the record."""
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None
     """Write the record (JSON) to this file too."""
     quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative="")] = False
     """No progress and no notes on stderr (errors stay)."""
+    lang: LanguageOption = "en"
+    """Language of tables, Markdown and pages: English or Chinese. JSON and CSV are the same in both."""
 
     def __post_init__(self) -> None:
-        forms = {"--json": self.json, "--markdown": self.markdown, "--csv": self.csv}
+        forms = {"--json": self.json, "--markdown": self.markdown, "--latex": self.latex, "--csv": self.csv}
         wanted = [name for name, is_wanted in forms.items() if is_wanted]
         if len(wanted) > 1:
             raise InputError(f"{' and '.join(wanted)} contradict each other", hint="give one of them")
+
+
+@Parameter(name="*")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PlotOptions(OutputOptions):
+    """Where the answer goes and how it looks, of a command whose answer has charts."""
+
+    plots: Path | None = None
+    """Write each chart as PNG and SVG into this folder (needs flopwatch[plots] and a Chrome or Chromium)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.plots is not None:
+            from flopwatch.cli.plots import check_plots_into  # what draws is looked for only when it is wanted
+
+            check_plots_into(self.plots)

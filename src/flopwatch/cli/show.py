@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from flopwatch.cli.options import OutputOptions, StoreOptions
+from flopwatch.cli.options import PlotOptions, StoreOptions
 from flopwatch.cli.output import emit, note, write_file
 from flopwatch.cli.records import find_record
 
@@ -18,7 +18,7 @@ def show(
     *,
     html: Annotated[Path | None, Parameter(name="--html")] = None,
     store: StoreOptions | None = None,
-    output: OutputOptions | None = None,
+    output: PlotOptions | None = None,
 ) -> None:
     """Render the record of an earlier run again, as a table, JSON, Markdown, CSV or a page.
 
@@ -29,7 +29,7 @@ def show(
     html
         Write the record as one self-contained HTML page to this file.
     """
-    options = output or OutputOptions()
+    options = output or PlotOptions()
     record = find_record(run, store or StoreOptions())
     try:
         emit(record, options)
@@ -37,5 +37,5 @@ def show(
         if html is not None:
             from flopwatch.report.html import to_html
 
-            write_file(html, to_html(record), option="--html")
+            write_file(html, to_html(record, lang=options.lang), option="--html")
             note(f"page written to {html}", options)

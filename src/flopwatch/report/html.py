@@ -10,47 +10,81 @@ from pathlib import Path
 from typing import Any, Final
 
 import jinja2
+import msgspec
 from markupsafe import Markup
 
 from flopwatch.record import Record
 from flopwatch.report.document import Cell, Facts, Heading, Note, Table
-from flopwatch.report.messages import Words
+from flopwatch.report.messages import LANGUAGES, Language, Words
 from flopwatch.report.page import Page, page_of
 
 _FOLDER: Final = Path(__file__).with_name("templates")
+# What the ids of a language begin with, so that each is in the file once.
+_PREFIXES: Final[dict[Language, str]] = {"en": "", "zh": "zh-"}
 
 
-def to_html(records: Record | Sequence[Record], *, lang: str = "en") -> str:
-    """The page of a record, or of several below one another, as a whole HTML document.
+class _Body(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole page in one language; the file holds one for each, and its switch shows one of them."""
+
+    lang: Language
+    tag: str
+    title: str
+    markup: Markup
+    figures: dict[str, Any]
+
+
+def to_html(records: Record | Sequence[Record], *, lang: Language = "en") -> str:
+    """The page of a record, or of several below one another, as a whole HTML document that opens in `lang`.
 
     The page's figures are the record's; the record itself is embedded and can be saved from the page. A content
-    security policy lets the page run its own scripts only and load nothing.
+    security policy lets the page run its own scripts only and load nothing. plotly.js, the record and what is no text
+    are in the file once, whatever the number of languages.
     """
-    words = Words(lang)
     given = [records] if isinstance(records, Record) else list(records)
-    pages = [page_of(record, words) for record in given]
-    figures = {
-        f"{index}-{chart.id}": chart.figure
-        for index, page in enumerate(pages)
-        for section in page.sections
-        for chart in section.charts
-    }
+    bodies = [_body(given, Words(each)) for each in LANGUAGES]
+    figures = {name: figure for body in bodies for name, figure in body.figures.items()}
     scripts = [_plotly(), _text("page.js")] if figures else [_text("page.js")]
     return (
         _environment()
         .get_template("page.html")
         .render(
-            lang=lang,
-            words=words,
-            pages=pages,
-            title=pages[0].title if pages else words("report.title"),
+            bodies=bodies,
+            shown=next(body for body in bodies if body.lang == lang),
             policy=_policy(scripts),
             style=Markup(_text("page.css")),  # noqa: S704 - our own file
             scripts=[Markup(script) for script in scripts],  # noqa: S704 - our own files
             figures=_embedded(figures),
             records=_embedded([record.to_dict() for record in given] if len(given) != 1 else given[0].to_dict()),
+        )
+    )
+
+
+def _body(records: Sequence[Record], words: Words) -> _Body:
+    """Everything that a reader of one language sees. All its ids begin with the prefix of the language."""
+    pages = [page_of(record, words) for record in records]
+    prefix = _PREFIXES[words.lang]
+    markup = (
+        _environment()
+        .get_template("body.html")
+        .render(
+            words=words,
+            pages=pages,
+            prefix=prefix,
+            languages=[(each, Words(each).tag, Words(each)("page.language_name")) for each in LANGUAGES],
             file_name=_file_name(pages),
         )
+    )
+    return _Body(
+        lang=words.lang,
+        tag=words.tag,
+        title=pages[0].title if pages else words("report.title"),
+        markup=Markup(markup),  # noqa: S704 - our own template, which escapes
+        figures={
+            f"{prefix}{index}-{chart.id}": [view.figure for view in chart.views]
+            for index, page in enumerate(pages)
+            for section in page.sections
+            for chart in section.charts
+        },
     )
 
 

@@ -10,37 +10,38 @@ from typing import Final
 from flopwatch.record import Record
 from flopwatch.report.content import blocks_of
 from flopwatch.report.document import Block, Cell, Fact, Facts, Heading, Note, Table
-from flopwatch.report.messages import Words
+from flopwatch.report.messages import Language, Words
 
 # What starts or ends something in Markdown, wherever it stands in a line; names are text and nothing else.
 _SPECIAL: Final = re.compile(r"([\\`*_\[\]<>|~#!&])")
 
 
-def to_markdown(record: Record, *, lang: str = "en") -> str:
+def to_markdown(record: Record, *, lang: Language = "en") -> str:
     """The record as GitHub-flavoured Markdown, all columns of every table in it, the warnings at the end."""
     words = Words(lang)
-    parts = [part for block in blocks_of(record, words) for part in _block(block)]
+    parts = [part for block in blocks_of(record, words) for part in _block(block, words)]
     if record.warnings:
-        parts.append("\n".join(f"> warning: {_text(warning)}" for warning in record.warnings))
+        said = (words("warning", text=words.said(warning)) for warning in record.warnings)
+        parts.append("\n".join(f"> {_text(line)}" for line in said))
     return "\n\n".join(parts)
 
 
-def _block(block: Block) -> list[str]:
+def _block(block: Block, words: Words) -> list[str]:
     match block:
         case Heading():
             return [f"{'#' * (block.level + 1)} {_text(block.text)}"]
         case Note():
             return [_text(block.text)]
         case Facts():
-            return ["\n".join(_fact(row) for row in block.rows)]
+            return ["\n".join(_fact(row, words) for row in block.rows)]
         case Table():
             return _table(block)
 
 
-def _fact(fact: Fact) -> str:
-    value = f"{fact.value} ({fact.exact})" if fact.exact else fact.value
+def _fact(fact: Fact, words: Words) -> str:
+    value = words("aside", text=fact.value, aside=fact.exact) if fact.exact else fact.value
     strong = "**" if fact.style == "strong" else ""
-    return f"- {_text(fact.label)}: {strong}{_text(value)}{strong}"
+    return "- " + words("because", what=_text(fact.label), why=f"{strong}{_text(value)}{strong}")
 
 
 def _table(table: Table) -> list[str]:

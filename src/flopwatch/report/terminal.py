@@ -17,7 +17,7 @@ from rich.text import Text
 from flopwatch.record import Record
 from flopwatch.report.content import blocks_of
 from flopwatch.report.document import Block, Cell, Column, Fact, Facts, Heading, Note, Table
-from flopwatch.report.messages import Words
+from flopwatch.report.messages import Language, Words
 
 _STYLES: Final = {"": "", "strong": "bold", "dim": "dim", "good": "green", "warn": "yellow", "bad": "red"}
 # SIMPLE_HEAD in ASCII: rich has none with a single line under the head.
@@ -25,7 +25,13 @@ _ASCII_BOX: Final = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", asci
 _ASCII: Final = str.maketrans({"×": "x", "·": "-", "–": "-", "…": "...", "≥": ">=", "’": "'", "█": "#", "µ": "u"})
 # A number and its unit stay on one line: this stands for their space until the lines are broken.
 _GLUE: Final = "\ue000"
-_UNIT: Final = re.compile(r"(?<=[0-9]) (?=(?:%|[KMG]?i?B|[kMGTPE]?FLOP|GB/s|tokens/s|m?u?s\b))")
+_UNIT: Final = re.compile(r"(?<=[0-9]) (?=(?:%|[KMG]?i?B|[kMGTPE]?FLOP|GB/s|tokens/s|词元|m?u?s\b))")
+# Chinese has no spaces: a line may end after any of its characters, but begins with no closing mark and ends with no
+# opening one, and 词元 (token) stays whole. The mark is white space to the one that breaks lines, and takes no room.
+_BREAK: Final = "\x1f"
+_MAY_BREAK: Final = re.compile(
+    "(?<=[一-鿿，。；：、）”])(?=[一-兂兄-鿿（“0-9A-Za-z`+-])|(?<=[0-9A-Za-z%`])(?=[一-兂兄-鿿（])"
+)
 _BAR_CELLS: Final = 20
 _LEAST_BAR_CELLS: Final = 8
 _LEAST_TEXT_CELLS: Final = 12
@@ -33,7 +39,9 @@ _MOST_WORD_CELLS: Final = 32
 _LEAST_CELLS: Final = 40
 
 
-def render(record: Record, *, width: int = 100, color: bool = False, unicode: bool = True, lang: str = "en") -> str:
+def render(
+    record: Record, *, width: int = 100, color: bool = False, unicode: bool = True, lang: Language = "en"
+) -> str:
     """The record as text of at most `width` columns, without a line end at the end.
 
     Numbers are never cut: where a table has no room, its less important columns are left out, and where even that is
@@ -61,7 +69,7 @@ def draw(blocks: Sequence[Block], *, width: int, color: bool, unicode: bool) -> 
     pen = _Pen(console, unicode=unicode)
     for block in blocks:
         pen.draw(block)
-    text = out.getvalue().replace(_GLUE, " ")
+    text = out.getvalue().replace(_GLUE, " ").replace(_BREAK, "")
     return "\n".join(line.rstrip() for line in text.splitlines()).strip("\n")
 
 
@@ -96,17 +104,18 @@ class _Pen:
         clean = "".join(c if unicodedata.category(c)[0] != "C" else c.encode("unicode_escape").decode() for c in text)
         clean = _UNIT.sub(_GLUE, clean)
         if self._unicode:
-            return clean
+            return _MAY_BREAK.sub(_BREAK, clean)
         return clean.translate(_ASCII).replace(_GLUE, " ").encode("ascii", "backslashreplace").decode()
 
     def _facts(self, rows: Sequence[Fact]) -> Grid:
         grid = Grid.grid(padding=(0, 2, 0, 0))
         grid.add_column(no_wrap=True)
         grid.add_column(overflow="fold")
-        value_width = max((len(row.value) for row in rows if row.exact), default=0)
+        value_width = max((cell_len(row.value) for row in rows if row.exact), default=0)
         exact_width = max(len(row.exact) for row in rows)
         for row in rows:
-            value = f"{row.value:<{value_width}}  {row.exact:>{exact_width}}" if row.exact else row.value
+            gap = " " * (value_width - cell_len(row.value))
+            value = f"{row.value}{gap}  {row.exact:>{exact_width}}" if row.exact else row.value
             grid.add_row(self._text(row.label), self._text(value, _STYLES[row.style]))
         return grid
 
@@ -194,5 +203,10 @@ def _least_width(column: Column, texts: Sequence[str]) -> int:
     """Numbers need their whole width; text breaks between words, and within one only when that is very long."""
     if column.is_number:
         return _column_width(column, texts)
-    longest_word = max(cell_len(word) for text in (column.name, *texts) for word in [*text.split(), ""])
+    longest_word = max(cell_len(word) for text in (column.name, *texts) for word in [*_pieces(text), ""])
     return min(_column_width(column, texts), max(longest_word, _LEAST_TEXT_CELLS), _MOST_WORD_CELLS)
+
+
+def _pieces(text: str) -> list[str]:
+    """What a line is made of that is not broken: words, and the single characters of Chinese."""
+    return _MAY_BREAK.sub(_BREAK, text).split()

@@ -7,7 +7,14 @@ from collections.abc import Sequence
 from flopwatch import units
 from flopwatch.record import BenchResult
 from flopwatch.report.content.bench_parts import batch_blocks, choice_table, decode_facts, gap_blocks
-from flopwatch.report.content.figures import above_peak_notes, notes_of, rate_text, short_use, utilization_facts
+from flopwatch.report.content.figures import (
+    above_peak_notes,
+    error_text,
+    notes_of,
+    rate_text,
+    short_use,
+    utilization_facts,
+)
 from flopwatch.report.document import Block, Cell, Column, Fact, Facts, Heading, Table
 from flopwatch.report.messages import Words
 
@@ -23,9 +30,9 @@ def details_of(results: Sequence[BenchResult], words: Words) -> list[Block]:
     shown: list[Block] = []
     for result in results:
         title = words(
-            "bench.title",
+            "bench.title_samples" if _is_of_samples(result) else "bench.title",
             model=result.model,
-            phase=result.phase,
+            phase=words.said(result.phase),
             batch=result.batch,
             seq_len=result.seq_len,
             dtype=result.dtype,
@@ -58,7 +65,7 @@ def comparison(results: Sequence[BenchResult], words: Words) -> Table:
     rows: list[list[Cell | str]] = [
         [
             Cell(text=r.model, style="strong"),
-            r.phase,
+            words.said(r.phase),
             f"{r.batch} x {r.seq_len}",
             units.format_seconds(r.step_s.median),
             rate_text(r.tokens_per_s),
@@ -81,13 +88,14 @@ def _facts(result: BenchResult, words: Words) -> list[Fact]:
         n=len(step.samples),
         n_warmup=result.n_warmup,
     )
-    memory = result.peak_memory_bytes
     rows = [
         Fact(label=words("bench.device"), value=result.device),
         Fact(label=words("bench.step"), value=timing),
         Fact(
             label=words("bench.tokens"),
-            value=words("bench.tokens_value", rate=rate_text(result.tokens_per_s)),
+            value=words(
+                "samples_per_s" if _is_of_samples(result) else "tokens_per_s", rate=rate_text(result.tokens_per_s)
+            ),
             style="strong",
         ),
         Fact(label=words("bench.model_rate"), value=units.format_rate(result.model_flops_per_s)),
@@ -97,5 +105,27 @@ def _facts(result: BenchResult, words: Words) -> list[Fact]:
     rows += utilization_facts(result.utilization, words)
     if result.decode is not None:
         rows += decode_facts(result.decode, words, batch=result.batch)
-    value = words("bench.no_memory") if memory is None else units.format_bytes(memory)
-    return [*rows, Fact(label=words("bench.memory"), value=value)]
+    optimizer = result.details.get("optimizer", "adamw")
+    if optimizer != "adamw":
+        rows.append(Fact(label=words("bench.optimizer"), value=optimizer))
+    return [*rows, Fact(label=words("bench.memory"), value=_memory_text(result, words))]
+
+
+def _is_of_samples(result: BenchResult) -> bool:
+    """Whether a sequence is one sample that is not made of tokens."""
+    return bool(result.details.get("unit") == "samples")
+
+
+def _memory_text(result: BenchResult, words: Words) -> str:
+    """The measured peak, beside it the predicted one and how far off that is."""
+    measured, predicted = result.peak_memory_bytes, result.predicted_peak_bytes
+    if measured is None:
+        return words("bench.no_memory")
+    if predicted is None or not measured:
+        return units.format_bytes(measured)
+    return words(
+        "bench.memory_beside",
+        measured=units.format_bytes(measured),
+        predicted=units.format_bytes(predicted),
+        error=error_text(predicted, measured),
+    )

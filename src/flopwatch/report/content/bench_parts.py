@@ -21,7 +21,7 @@ def decode_facts(decode: DecodeFigures, words: Words, *, batch: int) -> list[Fac
         Fact(label=words("bench.token_work"), value=_work(decode, words)),
     ]
     if decode.utilization:
-        shares = "; ".join(_share(row, words) for row in decode.utilization)
+        shares = words("list.clauses").join(_share(row, words) for row in decode.utilization)
         facts.append(Fact(label=words("bench.mbu"), value=shares, style="strong"))
     return facts
 
@@ -29,7 +29,7 @@ def decode_facts(decode: DecodeFigures, words: Words, *, batch: int) -> list[Fac
 def _work(decode: DecodeFigures, words: Words) -> str:
     flops = units.format_flops(decode.flops_per_token)
     if decode.bytes_per_token is None or decode.weights_bytes is None or decode.kv_bytes is None:
-        return words("bench.token_work_unknown", flops=flops, reason=decode.reason)
+        return words("bench.token_work_unknown", flops=flops, reason=words.said(decode.reason))
     return words(
         "bench.token_work_value",
         flops=flops,
@@ -41,12 +41,12 @@ def _work(decode: DecodeFigures, words: Words) -> str:
 
 def _share(row: BandwidthRow, words: Words) -> str:
     if row.fraction is None or row.bandwidth_bytes_per_s is None:
-        return words("bench.mbu_unknown", kind=words(f"kind.{row.bandwidth_kind}"), reason=row.reason)
+        return words("bench.mbu_unknown", kind=words(f"kind.{row.bandwidth_kind}"), reason=words.said(row.reason))
     return words(
         "bench.mbu_value",
         percent=units.format_percent(row.fraction),
         bandwidth=units.format_bandwidth(row.bandwidth_bytes_per_s),
-        source=row.bandwidth_source,
+        source=words.said(row.bandwidth_source),
     )
 
 
@@ -67,10 +67,12 @@ def batch_blocks(search: BatchSearch, best: int, words: Words) -> list[Block]:
                 Column(name=words("col.memory")),
             ],
             rows=[_point(point, best, top, words) for point in search.curve],
-            note=words("bench.curve_end", end=search.end, n_runs=search.n_runs),
+            note=words("bench.curve_end", end=words.said(search.end), n_runs=search.n_runs),
         )
     ]
-    details = [f"{point.batch}: {point.detail}" for point in search.curve if point.outcome == "failed"]
+    details = [
+        words("because", what=point.batch, why=point.detail) for point in search.curve if point.outcome == "failed"
+    ]
     shown += [Note(text=words("note", note=detail), style="dim") for detail in details]
     plan = search.plan
     if plan is not None:
@@ -93,7 +95,7 @@ def _point(point: BatchPoint, best: int, top: float, words: Words) -> list[Cell 
     return [
         batch,
         Cell(text=rate_text(point.tokens_per_s), bar=point.tokens_per_s / top if top else 0.0),
-        f"{rate_text(low)} to {rate_text(high)}",
+        words("interval", low=rate_text(low), high=rate_text(high)),
         units.format_seconds(point.step_s),
         words("na") if point.mfu is None else units.format_percent(point.mfu),
         words("na") if point.peak_memory_bytes is None else units.format_bytes(point.peak_memory_bytes),
@@ -102,7 +104,9 @@ def _point(point: BatchPoint, best: int, top: float, words: Words) -> list[Cell 
 
 def choice_table(rows: Sequence[ChoiceRow], words: Words) -> Table:
     """What each choice buys against the base, with the interval; a choice that did not run says why below."""
-    reasons = [f"{row.choice} {row.value}: {row.reason}" for row in rows if row.reason is not None]
+    reasons = [
+        words("because", what=_name_of(row), why=words.said(row.reason)) for row in rows if row.reason is not None
+    ]
     return Table(
         title=words("bench.choices"),
         columns=[
@@ -114,12 +118,16 @@ def choice_table(rows: Sequence[ChoiceRow], words: Words) -> Table:
             Column(name=words("col.pays"), is_number=False),
         ],
         rows=[_choice(row, words) for row in rows],
-        note="; ".join([words("bench.choices_note"), *reasons]),
+        note=words("list.clauses").join([words("bench.choices_note"), *reasons]),
     )
 
 
+def _name_of(row: ChoiceRow) -> str:
+    return f"{row.choice} {row.value}"
+
+
 def _choice(row: ChoiceRow, words: Words) -> list[Cell | str]:
-    name = f"{row.choice} {row.value}"
+    name = _name_of(row)
     if row.tokens_per_s is None or row.change_fraction is None or row.interval_fraction is None:
         return [name, words("na"), "", "", "", words("na")]
     low, high = row.interval_fraction
@@ -132,7 +140,7 @@ def _choice(row: ChoiceRow, words: Words) -> list[Cell | str]:
         name,
         rate_text(row.tokens_per_s),
         Cell(text=f"{100 * row.change_fraction:+.1f} %", style="" if row.pays is None else "strong"),
-        f"{100 * low:+.1f} to {100 * high:+.1f} %",
+        words("interval", low=f"{100 * low:+.1f}", high=f"{100 * high:+.1f} %"),
         words("na") if row.peak_memory_bytes is None else units.format_bytes(row.peak_memory_bytes),
         verdict,
     ]
@@ -153,7 +161,7 @@ def gap_blocks(gap: GapSplit, words: Words) -> list[Block]:
     ]
     step, least = units.format_seconds(gap.step_s), units.format_seconds(gap.roofline_s)
     rows.append([words("gap.total"), step, least, _signed_seconds(lost_s), units.format_percent(1.0)])
-    said = [words("gap.note", source=gap.roofline_source, profiled=units.format_seconds(gap.profiled_s))]
+    said = [words("gap.note", source=words.said(gap.roofline_source), profiled=units.format_seconds(gap.profiled_s))]
     if gap.matmuls_alone_s is not None:
         said.append(words("gap.alone", alone=units.format_seconds(gap.matmuls_alone_s)))
     table = Table(
@@ -166,9 +174,9 @@ def gap_blocks(gap: GapSplit, words: Words) -> list[Block]:
             Column(name=words("col.lost_share")),
         ],
         rows=rows,
-        note="; ".join(said),
+        note=words("list.clauses").join(said),
     )
-    return [table, *(Note(text=words("note", note=note), style="dim") for note in gap.notes)]
+    return [table, *(Note(text=words("note", note=words.said(note)), style="dim") for note in gap.notes)]
 
 
 def _signed_seconds(time_s: float) -> str:

@@ -17,12 +17,14 @@ def blocks(results: Sequence[CompareResult], words: Words) -> list[Block]:
 
 
 def _title(result: CompareResult, words: Words) -> str:
-    size = None if result.seq_len is None else f"{result.seq_len} tokens"
+    size = None if result.seq_len is None else words("tokens", n=result.seq_len)
     if size is not None and result.batch is not None:
         size = f"{result.batch} x {size}"
     convention = result.details.get("convention")
-    known = (result.what, result.phase, size, result.dtype, convention)
-    return words("compare.title", model=result.model, what=", ".join(str(part) for part in known if part))
+    known = (words.said(result.what), result.phase and words.said(result.phase), size, result.dtype, convention)
+    return words(
+        "compare.title", model=result.model, what=words("list.parts").join(str(part) for part in known if part)
+    )
 
 
 def _table(result: CompareResult, words: Words) -> Table:

@@ -41,7 +41,7 @@ def comparison(results: Sequence[CountResult], words: Words) -> list[Block]:
     rows = []
     for r in results:
         row: list[Cell | str] = [Cell(text=r.model, style="strong")]
-        row += [] if same else [r.phase, f"{r.batch} x {r.seq_len}"]
+        row += [] if same else [words.said(r.phase), f"{r.batch} x {r.seq_len}"]
         row.append(f"{r.params.total:,}")
         row += [units.format_count(r.params.active or r.params.total)] if has_active else []
         row += [units.format_flops(r.flops.forward)] if has_backward else []
@@ -56,7 +56,7 @@ def comparison(results: Sequence[CountResult], words: Words) -> list[Block]:
     title = ""
     if same:
         phase, batch, seq_len = next(iter(sizes))
-        title = words("count.several", phase=phase, batch=batch, seq_len=seq_len)
+        title = words("count.several", phase=words.said(phase), batch=batch, seq_len=seq_len)
     return [Table(title=title, columns=columns, rows=rows)]
 
 
@@ -77,7 +77,11 @@ def _under_each(results: Sequence[CountResult], words: Words) -> list[Block]:
     return [
         Table(
             title=words(
-                "count.conventions", model=first.model, phase=first.phase, batch=first.batch, seq_len=first.seq_len
+                "count.conventions",
+                model=first.model,
+                phase=words.said(first.phase),
+                batch=first.batch,
+                seq_len=first.seq_len,
             ),
             columns=[
                 Column(name=words("count.convention").lower(), is_number=False),
@@ -113,7 +117,8 @@ def _one(result: CountResult, words: Words) -> list[Block]:
         rows.append(_flops_fact(total, flops.total, style="strong"))
     rows.append(Fact(label=words("count.per_token"), value=units.format_flops(flops.per_token)))
     rows += _provenance(result, words)
-    title = words("count.title", model=result.model, phase=result.phase, batch=result.batch, seq_len=result.seq_len)
+    phase = words.said(result.phase)
+    title = words("count.title", model=result.model, phase=phase, batch=result.batch, seq_len=result.seq_len)
     blocks: list[Block] = [Heading(text=title), Facts(rows=rows), *flops_by_part(flops, words)]
     if "reconcile" in result.details:
         return [*blocks, *reconcile_blocks(result.details["reconcile"], words)]
@@ -180,7 +185,7 @@ def _by_operator(operators: Sequence[Mapping[str, object]], words: Words) -> Tab
     shown = operators[:_MOST_ROWS]
     return Table(
         title=words("count.by_operator"),
-        columns=[Column(name=key, is_number=index > 0) for index, key in enumerate(keys)],
+        columns=[Column(name=words.said(key), is_number=index > 0) for index, key in enumerate(keys)],
         rows=[[_plain(row.get(key, "")) for key in keys] for row in shown],
         note="" if len(shown) == len(operators) else words("count.more", n=len(operators) - len(shown)),
     )
@@ -215,7 +220,7 @@ def uncounted_facts(result: CountResult, words: Words) -> list[Fact]:
         for item in result.uncounted
     ]
     style: Style = "warn" if any(item.looks_like_matmul for item in result.uncounted) else ""
-    return [Fact(label=words("count.uncounted"), value=", ".join(items) or words("none"), style=style)]
+    return [Fact(label=words("count.uncounted"), value=words("list.items").join(items) or words("none"), style=style)]
 
 
 def _flops_fact(label: str, flops: int, style: Style = "") -> Fact:

@@ -49,7 +49,7 @@ def _one(result: DeviceResult, words: Words) -> list[Block]:
 def _peak_row(peak: PeakRow, words: Words) -> list[Cell | str]:
     return [
         Cell(text=f"{peak.dtype} *" if peak.is_default else peak.dtype, style="strong" if peak.is_default else ""),
-        peak.unit,
+        words.said(peak.unit),
         peak.accumulate or "",
         _rate(peak.dense_flops_per_s, words),
         _rate(peak.sparse_flops_per_s, words),
@@ -68,16 +68,31 @@ def _overview(results: Sequence[DeviceResult], words: Words) -> Table:
             Column(name=words("col.memory"), rank=1),
             Column(name=words("col.bandwidth"), rank=1),
         ],
-        rows=[
-            [
-                Cell(text=_name(r), style="strong"),
-                *(_default_rate(r, dtype, words) for dtype in used),
-                _memory(r, words),
-                _bandwidth(r, words),
-            ]
-            for r in results
-        ],
+        rows=[row for result in results for row in _rows(result, used, words)],
     )
+
+
+def _rows(result: DeviceResult, dtypes: Sequence[str], words: Words) -> list[list[Cell | str]]:
+    """The published peaks of a device, and below them those that were measured on this machine."""
+    published: list[Cell | str] = [
+        Cell(text=_name(result), style="strong"),
+        *(_default_rate(result, dtype, words) for dtype in dtypes),
+        _memory(result, words),
+        _bandwidth(result, words),
+    ]
+    measured = {peak["dtype"]: peak for peak in result.details.get("measured_peaks", ())}
+    if not measured:
+        return [published]
+    bandwidths = [peak["bandwidth_bytes_per_s"] for peak in measured.values() if peak["bandwidth_bytes_per_s"]]
+    return [
+        published,
+        [
+            words("devices.measured", since=min(peak["created"][:10] for peak in measured.values())),
+            *(_rate(measured[dtype]["flops_per_s"] if dtype in measured else None, words) for dtype in dtypes),
+            "",
+            units.format_bandwidth(max(bandwidths)) if bandwidths else words("na"),
+        ],
+    ]
 
 
 def _name(result: DeviceResult) -> str:

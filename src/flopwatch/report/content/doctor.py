@@ -22,9 +22,9 @@ def blocks(results: Sequence[CheckResult], words: Words) -> list[Block]:
             ],
             rows=[
                 [
-                    Cell(text=result.name, style="strong"),
-                    Cell(text=result.outcome, style=_STYLES[result.outcome]),
-                    result.found if result.way_out is None else f"{result.found}; {result.way_out}",
+                    Cell(text=words.said(result.name), style="strong"),
+                    Cell(text=words.said(result.outcome), style=_STYLES[result.outcome]),
+                    words("list.clauses").join(words.said(text) for text in (result.found, result.way_out) if text),
                 ]
                 for result in results
             ],

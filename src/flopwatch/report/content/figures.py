@@ -16,23 +16,26 @@ _ORDER: Final = ("datasheet", "user", "measured", "notebook")
 def source_of(row: UtilizationRow, words: Words) -> str:
     """Where a denominator comes from: `A100 SXM bf16 dense, datasheet`; the kind is said once."""
     kind = words(f"kind.{row.peak_kind}")
-    source = row.peak_source or ""
-    if row.peak_kind in source or kind in source:
+    if not row.peak_source:
+        return kind
+    source = words.said(row.peak_source)
+    if row.peak_kind in row.peak_source or kind in source:
         return source
-    return f"{source}, {kind}" if source else kind
+    return words("use.source", source=source, kind=kind)
 
 
 def utilization_text(row: UtilizationRow, words: Words) -> str:
     """`21.3 % of 312.0 TFLOP/s (A100 SXM bf16 dense, datasheet)`, or n/a with its reason."""
     if row.fraction is None or row.peak_flops_per_s is None:
-        reason = row.reason or words("use.no_reason")
+        reason = words("use.no_reason") if row.reason is None else words.said(row.reason)
         return words("use.unknown", kind=words(f"kind.{row.peak_kind}"), reason=reason)
-    return words(
-        "use.share",
-        percent=units.format_percent(row.fraction),
-        peak=units.format_rate(row.peak_flops_per_s),
-        source=source_of(row, words),
-    )
+    what = peak_text(row.peak_flops_per_s, source_of(row, words), words)
+    return words("use.share", percent=units.format_percent(row.fraction), what=what)
+
+
+def peak_text(flops_per_s: float, source: str, words: Words) -> str:
+    """A denominator with its source: `312.0 TFLOP/s (A100 SXM bf16 dense, datasheet)`."""
+    return words("aside", text=units.format_rate(flops_per_s), aside=source)
 
 
 def utilization_facts(rows: Sequence[UtilizationRow], words: Words) -> list[Fact]:
@@ -44,8 +47,8 @@ def utilization_facts(rows: Sequence[UtilizationRow], words: Words) -> list[Fact
     facts = []
     for (name, convention), group in sorted(lines.items(), key=lambda item: item[0][0] != "mfu"):
         same = name == "hfu" and _shares(group) == _shares(lines.get(("mfu", convention), []))
-        value = words("use.same") if same else "; ".join(utilization_text(row, words) for row in group)
-        label = f"{name.upper()} ({convention})" if several else name.upper()
+        value = words("use.same") if same else words("list.clauses").join(utilization_text(row, words) for row in group)
+        label = words("mfu.beside", name=name.upper(), convention=convention) if several else name.upper()
         facts.append(Fact(label=label, value=value, style="" if same else "strong"))
     return facts
 
@@ -81,14 +84,21 @@ def short_use(rows: Sequence[UtilizationRow], name: str, kind: str, words: Words
 
 def notes_of(details: Mapping[str, Any], words: Words) -> list[Note]:
     """What a result says makes its figures less sure, one line each."""
-    return [Note(text=words("note", note=note), style="dim") for note in dict.fromkeys(details.get("notes", ()))]
+    return [
+        Note(text=words("note", note=words.said(note)), style="dim") for note in dict.fromkeys(details.get("notes", ()))
+    ]
 
 
 def convention_text(name: str, details: Mapping[str, Any], words: Words) -> str:
     """The convention by name, and in words where the record has them (`title` and `formula` of its details)."""
     if "title" not in details or "formula" not in details:
         return words("count.convention_value", convention=name)
-    return words("count.convention_titled", convention=name, title=details["title"], formula=details["formula"])
+    return words(
+        "count.convention_titled",
+        convention=name,
+        title=words.said(details["title"]),
+        formula=words.said(details["formula"]),
+    )
 
 
 def error_text(predicted: float, measured: float) -> str:

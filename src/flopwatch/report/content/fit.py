@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flopwatch import units
-from flopwatch.record import FitResult
+from flopwatch.record import FitResult, ProbeRow
 from flopwatch.report.content.figures import error_text
 from flopwatch.report.document import Block, Cell, Column, Fact, Facts, Heading, Table
 from flopwatch.report.messages import Words
@@ -16,7 +16,9 @@ def blocks(results: Sequence[FitResult], words: Words) -> list[Block]:
     """One section a model, with its probes."""
     shown: list[Block] = []
     for result in results:
-        title = words("fit.title", model=result.model, phase=result.phase, seq_len=result.seq_len, dtype=result.dtype)
+        title = words(
+            "fit.title", model=result.model, phase=words.said(result.phase), seq_len=result.seq_len, dtype=result.dtype
+        )
         shown += [Heading(text=title), facts_of(result, words)]
         if result.probes:
             shown.append(probes_table(result, words))
@@ -37,7 +39,7 @@ def comparison(results: Sequence[FitResult], words: Words) -> Table:
         rows=[
             [
                 Cell(text=result.model, style="strong"),
-                result.phase,
+                words.said(result.phase),
                 batch_text(result, words),
                 units.format_bytes(result.limit_bytes),
                 _bytes(result.predicted_peak_bytes, words),
@@ -104,7 +106,7 @@ def probes_table(result: FitResult, words: Words) -> Table:
             [
                 str(probe.batch),
                 Cell(
-                    text=words(f"outcome.{probe.outcome}") + (f": {probe.detail}" if probe.detail else ""),
+                    text=_outcome(probe, words),
                     style="good" if probe.outcome == "ok" else "warn",
                 ),
                 _bytes(probe.peak_bytes, words),
@@ -114,6 +116,11 @@ def probes_table(result: FitResult, words: Words) -> Table:
             for probe in result.probes
         ],
     )
+
+
+def _outcome(probe: ProbeRow, words: Words) -> str:
+    outcome = words(f"outcome.{probe.outcome}")
+    return words("because", what=outcome, why=words.said(probe.detail)) if probe.detail else outcome
 
 
 def facts_of(result: FitResult, words: Words) -> Facts:
@@ -127,12 +134,18 @@ def facts_of(result: FitResult, words: Words) -> Facts:
     elif is_capped(result):
         batch = Fact(
             label=words("fit.batch"),
-            value=words("fit.capped", batch=result.batch, cap=result.details.get("capped_by", words("fit.capped_max"))),
+            value=words(
+                "fit.capped",
+                batch=result.batch,
+                cap=words.said(result.details.get("capped_by", words("fit.capped_max"))),
+            ),
             style="strong",
         )
     else:
         batch = Fact(label=words("fit.batch"), value=str(result.batch), style="strong")
-    limit = words("fit.limit_value", limit=units.format_bytes(result.limit_bytes), source=result.limit_source)
+    limit = words(
+        "fit.limit_value", limit=units.format_bytes(result.limit_bytes), source=words.said(result.limit_source)
+    )
     rows = [
         batch,
         Fact(label=words("fit.limit"), value=limit),

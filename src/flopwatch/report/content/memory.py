@@ -17,23 +17,29 @@ def blocks(results: Sequence[MemoryResult], words: Words) -> list[Block]:
 
 
 def _one(result: MemoryResult, words: Words) -> list[Block]:
-    what = ""
-    if result.phase is not None:
-        what = f", {result.phase}"
-    if result.batch is not None and result.seq_len is not None:
-        what += f", {result.batch} x {result.seq_len} tokens"
     peak = words(
         "memory.peak_value", peak=units.format_bytes(result.peak_bytes), source=words(f"source.{result.source}")
     )
     rows = [Fact(label=words("memory.peak"), value=peak, exact=f"{result.peak_bytes:,}", style="strong")]
     rows += _more_facts(result, words)
-    rows += [Fact(label=words("memory.assumptions"), value="; ".join(result.assumptions))] if result.assumptions else []
+    if result.assumptions:
+        assumed = words("list.clauses").join(words.said(text) for text in result.assumptions)
+        rows.append(Fact(label=words("memory.assumptions"), value=assumed))
     return [
-        Heading(text=words("memory.title", model=result.model, what=what)),
+        Heading(text=words("memory.title", model=result.model, what=_what(result, words))),
         Facts(rows=rows),
         parts_table(result, words),
         *_largest_table(result, words),
     ]
+
+
+def _what(result: MemoryResult, words: Words) -> str:
+    """The step that the peak is of, as far as the result says, as it follows the title."""
+    size = None
+    if result.batch is not None and result.seq_len is not None:
+        size = words("tokens", n=f"{result.batch} x {result.seq_len}")
+    phase = None if result.phase is None else words.said(result.phase)
+    return "".join(words("list.parts") + part for part in (phase, size) if part is not None)
 
 
 def _more_facts(result: MemoryResult, words: Words) -> list[Fact]:
@@ -48,7 +54,7 @@ def _more_facts(result: MemoryResult, words: Words) -> list[Fact]:
         facts.append(
             Fact(
                 label=words("memory.at"),
-                value=words("memory.at_value", phase=at["phase"], op=at["op"], module=module),
+                value=words("memory.at_value", phase=words.said(at["phase"]), op=at["op"], module=module),
             )
         )
     cache_bytes = result.details.get("kv_cache_bytes")
@@ -60,7 +66,7 @@ def _more_facts(result: MemoryResult, words: Words) -> list[Fact]:
 
 def _verdict(verdict: Mapping[str, Any], words: Words) -> str:
     if verdict["fits"] is None:
-        return f"{words('na')}: {verdict['reason']}"
+        return words("na_because", reason=words.said(verdict["reason"]))
     allowed = units.format_bytes(verdict["limit_bytes"] or verdict["memory_bytes"])
     margin = units.format_bytes(abs(verdict["margin_bytes"]))
     return words("memory.fits" if verdict["fits"] else "memory.does_not_fit", margin=margin, allowed=allowed)
@@ -83,7 +89,7 @@ def _largest_table(result: MemoryResult, words: Words) -> list[Table]:
             rows=[
                 [
                     (f"{row['count']} x " if row["count"] > 1 else "") + units.format_bytes(row["n_bytes"]),
-                    row["part"],
+                    words.said(row["part"]),
                     row["op"],
                     row["module"],
                 ]
@@ -106,7 +112,7 @@ def parts_table(result: MemoryResult, words: Words) -> Table:
         ],
         rows=[
             [
-                name,
+                words.said(name),
                 f"{n:,}",
                 units.format_bytes(n),
                 Cell(

@@ -6,7 +6,14 @@ from collections.abc import Sequence
 
 from flopwatch import units
 from flopwatch.record import MfuResult, UtilizationRow
-from flopwatch.report.content.figures import above_peak_notes, convention_text, rate_text, source_of, utilization_text
+from flopwatch.report.content.figures import (
+    above_peak_notes,
+    convention_text,
+    peak_text,
+    rate_text,
+    source_of,
+    utilization_text,
+)
 from flopwatch.report.document import Block, Cell, Column, Fact, Facts, Heading, Note, Table
 from flopwatch.report.messages import Words
 
@@ -27,7 +34,7 @@ def blocks(results: Sequence[MfuResult], words: Words) -> list[Block]:
         shown.append(Heading(text=title))
         shown += [Facts(rows=_facts(first, words))] if len(group) == 1 else [_table(group, words)]
         shown += above_peak_notes([row for result in group for row in result.utilization], words)
-        notes = dict.fromkeys(note for result in group for note in result.notes)
+        notes = dict.fromkeys(words.said(note) for result in group for note in result.notes)
         shown += [Note(text=words("note", note=note), style="dim") for note in notes]
     return shown
 
@@ -69,9 +76,9 @@ def _facts(result: MfuResult, words: Words) -> list[Fact]:
 def _run(result: MfuResult, words: Words) -> str:
     """What ran, with everything that was taken for granted: `train, 1,024 tokens a sequence, bf16, recompute none`."""
     seq_len = None if result.seq_len is None else words("mfu.seq_len", n=f"{result.seq_len:,}")
-    recompute = None if result.recompute is None else words("mfu.recompute", what=result.recompute)
-    known = (result.phase, seq_len, result.dtype, recompute)
-    return ", ".join(part for part in known if part) or words("na")
+    recompute = None if result.recompute is None else words("mfu.recompute", what=words.said(result.recompute))
+    known = (result.phase and words.said(result.phase), seq_len, result.dtype, recompute)
+    return words("list.parts").join(part for part in known if part) or words("na")
 
 
 def _table(results: Sequence[MfuResult], words: Words) -> Table:
@@ -99,7 +106,7 @@ def _table(results: Sequence[MfuResult], words: Words) -> Table:
     ]
     said = [words("mfu.of", peak=peaks[0])] if one_peak else []
     said += [words("mfu.spread", **spread)] if (spread := _spread(results)) else []
-    return Table(columns=columns, rows=rows, note="; ".join(said))
+    return Table(columns=columns, rows=rows, note=words("list.clauses").join(said))
 
 
 def _spread(results: Sequence[MfuResult]) -> dict[str, str] | None:
@@ -125,28 +132,33 @@ def _rate(tflops_per_s: float) -> str:
 
 def _peak(result: MfuResult, words: Words) -> str:
     if result.peak_flops_per_s is None:
-        return f"{words('na')}: {result.reason or words('use.no_reason')}"
-    return f"{units.format_rate(result.peak_flops_per_s)} ({result.peak_source})"
+        return _unknown(result.reason, words)
+    return peak_text(result.peak_flops_per_s, words.said(result.peak_source), words)
+
+
+def _unknown(reason: str | None, words: Words) -> str:
+    return words("na_because", reason=words.said(reason) if reason else words("use.no_reason"))
 
 
 def _share(result: MfuResult, name: str, words: Words) -> str:
     """The share as a fraction and a percentage with its denominator, or n/a with the reason."""
     fraction, reason = (result.mfu, None) if name == "mfu" else (result.hfu, result.hfu_reason)
     if fraction is None:
-        return f"{words('na')}: {reason or result.reason or words('use.no_reason')}"
+        return _unknown(reason or result.reason, words)
     if name == "hfu" and fraction == result.mfu:
         return words("mfu.same", **_numbers(fraction, result.peak_kind))
     row = next((row for row in result.utilization if row.name == name), None)
     if row is not None:
         return _of_peak(row, words)
-    return f"{words('mfu.share', **_numbers(fraction, result.peak_kind))} {words('mfu.of', peak=_peak(result, words))}"
+    share = words("mfu.share", **_numbers(fraction, result.peak_kind))
+    return words("mfu.share_of", share=share, peak=_peak(result, words))
 
 
 def _of_peak(row: UtilizationRow, words: Words) -> str:
     if row.fraction is None or row.peak_flops_per_s is None:
         return utilization_text(row, words)
-    peak = f"{units.format_rate(row.peak_flops_per_s)} ({source_of(row, words)})"
-    return f"{words('mfu.share', **_numbers(row.fraction, row.peak_kind))} {words('mfu.of', peak=peak)}"
+    peak = peak_text(row.peak_flops_per_s, source_of(row, words), words)
+    return words("mfu.share_of", share=words("mfu.share", **_numbers(row.fraction, row.peak_kind)), peak=peak)
 
 
 def _numbers(fraction: float, peak_kind: str | None) -> dict[str, str]:

@@ -26,8 +26,8 @@ def reconcile_blocks(found: Mapping[str, Any], words: Words) -> list[Block]:
             ],
             rows=[
                 [
-                    row["phase"],
-                    row["name"],
+                    words.said(row["phase"]),
+                    words.said(row["name"]),
                     f"{row['closed_form']:,}",
                     f"{row['traced']:,}",
                     Cell(text=f"{row['difference']:+,}" if row["difference"] else "0", style=_style(row)),
@@ -41,7 +41,7 @@ def reconcile_blocks(found: Mapping[str, Any], words: Words) -> list[Block]:
     named = found["explained_by"]
     blocks.append(Note(text=words("reconcile.off", largest=units.format_flops(largest)), style="warn"))
     if named:
-        return [*blocks, *(Note(text=words("reconcile.explained", text=text)) for text in named)]
+        return [*blocks, *(Note(text=words("reconcile.explained", text=words.said(text))) for text in named)]
     return [*blocks, Note(text=words("reconcile.unexplained"), style="bad")] if named is None else blocks
 
 

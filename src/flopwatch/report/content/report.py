@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from flopwatch import units
 from flopwatch.record import BenchResult, CountResult, FitResult, ReportResult
 from flopwatch.report.content import bench, fit
-from flopwatch.report.content.figures import above_peak_notes, rate_text, utilization_text
+from flopwatch.report.content.figures import above_peak_notes, peak_text, rate_text, source_of, utilization_text
 from flopwatch.report.document import Block, Cell, Column, Fact, Facts, Heading, Note, Table
 from flopwatch.report.messages import Words
 
@@ -66,7 +66,7 @@ def limit_notes(fits: Sequence[FitResult], words: Words) -> list[Block]:
             seq_len=f"{item.seq_len:,}",
             dtype=item.dtype,
             limit=units.format_bytes(item.limit_bytes),
-            source=item.limit_source,
+            source=words.said(item.limit_source),
         )
         for item in fits
     )
@@ -82,16 +82,20 @@ def denominator_notes(benches: Sequence[BenchResult], words: Words) -> list[Bloc
         if row.fraction is None or row.peak_flops_per_s is None:
             lines.setdefault(utilization_text(row, words), "")
         else:
-            of = utilization_text(row, words).partition(" of ")[2]
+            of = peak_text(row.peak_flops_per_s, source_of(row, words), words)
             lines.setdefault(words("use.denominator", what=of, convention=row.convention), "")
-    notes: list[Block] = [Note(text=line, style="dim") for line in (*steps, *(f"MFU: {line}" for line in lines))]
+    notes: list[Block] = [
+        Note(text=line, style="dim") for line in (*steps, *(words("report.mfu", text=line) for line in lines))
+    ]
     return [*notes, *above_peak_notes([row for item in benches for row in item.utilization], words)]
 
 
 def verdict(result: ReportResult, words: Words) -> str:
     """One model in words: its size, and for each phase its work, what fits and how fast it runs."""
-    size = [words("verdict.work", params=units.format_count(item.params.total)) + "." for item in result.counts[:1]]
-    return " ".join([*size, *(f"{phase}: {text}" for phase, text in phase_lines(result, words))])
+    end = words("list.end")
+    size = [words("verdict.work", params=units.format_count(item.params.total)) + end for item in result.counts[:1]]
+    lines = [words("because", what=phase, why=text) for phase, text in phase_lines(result, words)]
+    return words("list.sentences").join([*size, *lines])
 
 
 def phase_lines(result: ReportResult, words: Words) -> list[tuple[str, str]]:
@@ -109,7 +113,11 @@ def phase_lines(result: ReportResult, words: Words) -> list[tuple[str, str]]:
 
 def skipped_table(results: Sequence[ReportResult], words: Words) -> list[Block]:
     """What was not run, and why; nothing when all was."""
-    rows = [[result.model, item.get("what", ""), item.get("why", "")] for result in results for item in result.skipped]
+    rows = [
+        [result.model, _what_skipped(item, words), words.said(item.get("why"))]
+        for result in results
+        for item in result.skipped
+    ]
     if not rows:
         return []
     return [
@@ -117,12 +125,17 @@ def skipped_table(results: Sequence[ReportResult], words: Words) -> list[Block]:
     ]
 
 
+def _what_skipped(item: Mapping[str, str], words: Words) -> str:
+    """`bench train`, word by word in the reader's language."""
+    return " ".join(words.said(word) for word in item.get("what", "").split())
+
+
 def _phase_sentence(work: Sequence[CountResult], clauses: Sequence[str], words: Words) -> str:
     of_work = [
         words("verdict.step", batch=item.batch, seq_len=item.seq_len, flops=units.format_flops(item.flops.total))
         for item in work
     ]
-    return "; ".join([*of_work, *clauses]) + "."
+    return words("list.clauses").join([*of_work, *clauses]) + words("list.end")
 
 
 def _fit_clause(item: FitResult, words: Words) -> str:
@@ -142,7 +155,7 @@ def _fit_clause(item: FitResult, words: Words) -> str:
 def _speed_clause(item: BenchResult, words: Words) -> str:
     rows = [row for row in item.utilization if row.name == "mfu"]
     known = [row for row in rows if row.fraction is not None] or rows
-    mfu = "; ".join(utilization_text(row, words) for row in known) or words("na")
+    mfu = words("list.clauses").join(utilization_text(row, words) for row in known) or words("na")
     return words("verdict.speed", tokens=rate_text(item.tokens_per_s), batch=item.batch, mfu=mfu)
 
 

@@ -19,14 +19,14 @@ def blocks(results: Sequence[RooflineResult], words: Words) -> list[Block]:
         title = words(
             "roofline.title",
             model=result.model,
-            phase=result.phase,
+            phase=words.said(result.phase),
             batch=result.batch,
             seq_len=result.seq_len,
             dtype=result.dtype,
             device=result.device,
         )
         shown += [Heading(text=title), Facts(rows=_facts(result, words)), _operators(result, words)]
-        shown += [Note(text=text, style="dim") for text in result.assumptions]
+        shown += [Note(text=words.said(text), style="dim") for text in result.assumptions]
     return shown
 
 
@@ -35,17 +35,17 @@ def _facts(result: RooflineResult, words: Words) -> list[Fact]:
         "roofline.mfu_value",
         percent=units.format_percent(result.highest_mfu),
         peak=units.format_rate(result.peak_flops_per_s),
-        source=result.peak_source,
+        source=words.said(result.peak_source),
     )
     bandwidth = words(
         "roofline.bandwidth_value",
         rate=units.format_bandwidth(result.bandwidth_bytes_per_s),
-        source=result.bandwidth_source,
+        source=words.said(result.bandwidth_source),
     )
     batch = result.compute_bound_batch
     return [
         Fact(label=words("roofline.time"), value=units.format_seconds(result.time_s), style="strong"),
-        Fact(label=words("roofline.tokens"), value=f"{result.tokens_per_s:,.0f} tokens/s"),
+        Fact(label=words("roofline.tokens"), value=words("tokens_per_s", rate=f"{result.tokens_per_s:,.0f}")),
         Fact(label=words("roofline.mfu"), value=mfu, style="strong"),
         Fact(
             label=words("roofline.bound"),
@@ -73,20 +73,20 @@ def _operators(result: RooflineResult, words: Words) -> Table:
             Column(name=words("col.time")),
             Column(name=words("col.time_share")),
         ],
-        rows=[_row(row, result.time_s, longest) for row in rows],
+        rows=[_row(row, result.time_s, longest, words) for row in rows],
         note="" if n_more <= 0 else words("count.more", n=n_more),
     )
 
 
-def _row(row: RooflineRow, whole_s: float, longest_s: float) -> list[Cell | str]:
+def _row(row: RooflineRow, whole_s: float, longest_s: float, words: Words) -> list[Cell | str]:
     return [
         row.operator,
-        row.stage,
+        words.said(row.stage),
         f"{row.calls:,}",
         units.format_flops(row.flops) if row.flops else "-",
         units.format_bytes(row.bytes),
         "-" if row.flops_per_byte is None else f"{row.flops_per_byte:.1f}",
-        row.bound,
+        words.said(row.bound),
         units.format_seconds(row.time_s),
         Cell(text=units.format_percent(row.time_s / whole_s), bar=row.time_s / longest_s if longest_s else 0.0),
     ]
