@@ -16,6 +16,7 @@ from flopwatch.compare.utilization import Ceiling
 from flopwatch.measure.bench import StepMeasurement
 from flopwatch.measure.journal import MemoryJournal
 from flopwatch.measure.timing import timing_of
+from flopwatch.model.own import OwnModel
 from flopwatch.probe.protocol import ProbeOutcome
 from flopwatch.record import json_schema
 from flopwatch.workload import Workload
@@ -48,6 +49,7 @@ def test_one_thing_is_changed_at_a_time():
         ("dtype", "bf16"): {"dtype"},
         ("dtype", "bf16 autocast"): {"dtype", "precision"},
         ("recompute", "full"): {"recompute"},
+        ("optimizer", "adamw fused"): {"adamw"},
         ("batch", "1"): {"batch"},
         ("batch", "6"): {"batch"},
         ("compile", "yes"): set(),
@@ -131,6 +133,22 @@ def test_each_choice_is_a_row_and_one_that_does_not_run_says_why(benches):
     assert "no C++ compiler" in rows["compile", "yes"].reason
 
 
+def test_of_own_code_nothing_is_changed_that_only_its_maker_can_change(benches):
+    """Its attention, its checkpoints, and the batch of inputs that it brings."""
+
+    def hardware(request, *, on_progress=None):
+        if not request.job.endswith("own_work"):
+            return Hardware()(request)
+        facts = {"takes_batch": False, "takes_seq_len": False, "batch": 3, "seq_len": 1, "unit": "samples"}
+        facts |= {"dtype": "fp32", "n_params": 7, "model_flops": {"fp32": 1000}, "hardware_flops": {"fp32": 1000}}
+        return ProbeOutcome(outcome="ok", result=facts, wall_s=1.0)
+
+    own = OwnModel(factory="my_code:fixed", folder=".")
+    work = Workload(phase="train", seq_len=1, batch=3)
+    rows = explore(own, work, benches(hardware)).choices
+    assert {row.choice for row in rows} == {"base", "dtype", "optimizer", "compile"}
+
+
 def test_a_base_that_moved_by_itself_is_a_note_and_nothing_that_pays(benches):
     """20 % slower the second time: the intervals of all choices hold that too, so bf16 is sure of less."""
     found = explore(SPEC, WORK, benches(Hardware(slow_down=1.25)))
@@ -142,13 +160,13 @@ def test_a_base_that_moved_by_itself_is_a_note_and_nothing_that_pays(benches):
 
 
 def test_an_exploration_that_was_killed_half_way_goes_on_where_it_was(benches):
-    """Five of ten runs were kept; the next time the other five are run, and the rows are those of one go."""
+    """Five of eleven runs were kept; the next time the others are run, and the rows are those of one go."""
     journal = MemoryJournal()
     with pytest.raises(KeyboardInterrupt):
         explore(SPEC, WORK, benches(Hardware(n_good=5), journal))
     rest = Hardware()
     found = explore(SPEC, WORK, benches(rest, journal))
-    assert rest.n_ran == 10 - 5
+    assert rest.n_ran == 11 - 5
     assert found == explore(SPEC, WORK, benches(Hardware()))
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from flopwatch.api.bench_series import BenchSeries
-from flopwatch.api.count import default_seq_len, resolve_spec
+from flopwatch.api.count import DEFAULT_SEQ_LEN, default_seq_len
+from flopwatch.api.own import check_own_convention, resolve_model, settle
 from flopwatch.cost.convention import DEFAULT, find_convention
 from flopwatch.device.machine import Machine
 from flopwatch.measure.dtype import default_dtype
@@ -31,14 +32,19 @@ def bench(
 ) -> BenchResult:
     """How long a step of `workload` takes, in a process of its own: tokens/s, FLOP/s, MFU, HFU, peak memory.
 
+    `package.module:factory` is code of your own, which is run (docs/models.md).
     At least five samples after warm-up. The peak of this machine comes from `store` while it holds there, else it is
     measured in a few seconds. With `compiled` each layer runs through torch.compile. Raises DoesNotFitError when the
     step runs out of memory, ProbeError when it fails.
     """
     series = series if series is not None else ProbeSeries()
     machine = machine or series.machine(device)
-    spec = resolve_spec(model, changes)
+    found = resolve_model(model, changes)
     rule = find_convention(convention)
-    work = workload or Workload(seq_len=default_seq_len(spec), phase="train", dtype=default_dtype(machine))
+    check_own_convention(found, rule)
+    seq_len = default_seq_len(found) if isinstance(found, ModelSpec) else DEFAULT_SEQ_LEN
+    work = workload or Workload(seq_len=seq_len, phase="train", dtype=default_dtype(machine))
+    is_given = workload is not None
+    work = settle(found, work, series, is_dtype_given=is_given, is_seq_len_given=is_given)
     benches = BenchSeries(series=series, machine=machine, convention=rule, timeout_s=timeout_s, store=store)
-    return benches.measure(spec, work, compiled=compiled)[1]
+    return benches.measure(found, work, compiled=compiled)[1]

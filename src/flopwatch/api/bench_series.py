@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from flopwatch.api.bandwidth import bandwidth_ceilings, cache_bytes
 from flopwatch.api.ceilings import datasheet_ceiling, measured_ceiling
-from flopwatch.compare.bench import bench_result
+from flopwatch.api.own import OwnWork, Wanted, check_any_batch, own_work
+from flopwatch.compare.bench import StepWork, bench_result, work_of
 from flopwatch.compare.decode import BandwidthCeiling
-from flopwatch.compare.utilization import Ceiling
+from flopwatch.compare.utilization import Ceiling, merged_ceiling
 from flopwatch.cost.convention import Convention
 from flopwatch.device.machine import Machine
 from flopwatch.measure.bench import BenchRequest, StepMeasurement, bench_step
 from flopwatch.measure.limit import Limit, free_limit
 from flopwatch.measure.series import ProbeSeries
-from flopwatch.model.spec import ModelSpec
+from flopwatch.model.own import Model, OwnModel
 from flopwatch.record import BenchResult
 from flopwatch.store import Store
 from flopwatch.workload import Workload
@@ -38,14 +39,36 @@ class BenchSeries:
         self._convention = convention
         self._timeout_s = timeout_s
         self._store = store
-        self._ceilings: dict[str, list[Ceiling]] = {}
+        self._ceilings: dict[str, tuple[Ceiling, Ceiling]] = {}
 
     @functools.cached_property
     def limit(self) -> Limit:
         """What a step may allocate: it protects the machine."""
         return free_limit(self.series, self.machine)
 
-    def request(self, spec: ModelSpec, workload: Workload, *, compiled: bool = False, repeat: int = 0) -> BenchRequest:
+    def own_work(
+        self, own: OwnModel, workload: Workload, *, wanted: Wanted = "work", keep_dtype: bool = False
+    ) -> OwnWork:
+        """What a run without data says of the user's step at a workload."""
+        return own_work(
+            own,
+            workload,
+            self.series,
+            wanted=wanted,
+            keep_dtype=keep_dtype,
+            limit_bytes=self.limit.limit_bytes,
+            timeout_s=self._timeout_s,
+        )
+
+    def _work(self, model: Model, workload: Workload) -> StepWork:
+        if isinstance(model, OwnModel):
+            found = self.own_work(model, workload)
+            if found.batch != workload.batch:
+                check_any_batch(model, found)
+            return found.step_work(workload)
+        return work_of(model, workload, self._convention, device=self.machine.torch_device)
+
+    def request(self, spec: Model, workload: Workload, *, compiled: bool = False, repeat: int = 0) -> BenchRequest:
         """What is asked of a probe; the same is asked anew only under another `repeat`."""
         return BenchRequest(
             spec=spec,
@@ -58,26 +81,33 @@ class BenchSeries:
         )
 
     def measure(
-        self, spec: ModelSpec, workload: Workload, *, compiled: bool = False, repeat: int = 0
+        self, spec: Model, workload: Workload, *, compiled: bool = False, repeat: int = 0
     ) -> tuple[StepMeasurement, BenchResult]:
         """The step's measurement and what follows from it; raises DoesNotFitError or ProbeError when it fails."""
+        work = self._work(spec, workload)
         request = self.request(spec, workload, compiled=compiled, repeat=repeat)
         measured = bench_step(request, self.series)
         result = bench_result(
             request,
             measured,
+            work=work,
             device_name=self.machine.name,
             convention=self._convention,
-            ceilings=self._ceilings_of(workload.dtype),
+            ceilings=self._ceilings_of(work.model_flops or {workload.dtype: 0}),
             bandwidths=self._bandwidths_of(workload),
             cache_bytes=cache_bytes(self.machine),
         )
         return measured, result
 
-    def _ceilings_of(self, dtype: str) -> list[Ceiling]:
+    def _ceilings_of(self, dtypes: Iterable[str]) -> list[Ceiling]:
+        """The datasheet's peaks and the measured ones, of all dtypes that a step computes in."""
+        found = [self._ceilings_of_dtype(dtype) for dtype in dtypes]
+        return [merged_ceiling(list(kind)) for kind in zip(*found, strict=True)]
+
+    def _ceilings_of_dtype(self, dtype: str) -> tuple[Ceiling, Ceiling]:
         if dtype not in self._ceilings:
             measured = measured_ceiling(self.machine, dtype, self.series, store=self._store)
-            self._ceilings[dtype] = [datasheet_ceiling(self.machine, dtype), measured]
+            self._ceilings[dtype] = (datasheet_ceiling(self.machine, dtype), measured)
         return self._ceilings[dtype]
 
     def _bandwidths_of(self, workload: Workload) -> Sequence[BandwidthCeiling]:

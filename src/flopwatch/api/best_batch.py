@@ -5,18 +5,19 @@ from __future__ import annotations
 import msgspec
 
 from flopwatch.api.bench_series import BenchSeries
+from flopwatch.api.own import own_memory
 from flopwatch.compare.runs import RUN_TO_RUN_FRACTION
 from flopwatch.errors import DoesNotFitError, FlopwatchError, InputError, ProbeError
-from flopwatch.measure.batch_search import MOST, predicted_place
+from flopwatch.measure.batch_search import MOST, Predict, predicted_place
 from flopwatch.measure.best_batch import BestBatch, Reading, micro_batch_of, search_best_batch, tokens_per_s_at
 from flopwatch.measure.fit import FitRequest, predicted_peak
-from flopwatch.model.spec import ModelSpec
+from flopwatch.model.own import Model, OwnModel
 from flopwatch.record import AccumulationPlan, BatchPoint, BatchSearch, BenchResult
 from flopwatch.workload import Workload
 
 
 def best_batch(
-    spec: ModelSpec,
+    spec: Model,
     workload: Workload,
     benches: BenchSeries,
     *,
@@ -58,7 +59,7 @@ def best_batch(
 class _Run:
     """The batches that were timed: their benchmarks, or the errors that they ended in."""
 
-    def __init__(self, spec: ModelSpec, workload: Workload, benches: BenchSeries, *, compiled: bool) -> None:
+    def __init__(self, spec: Model, workload: Workload, benches: BenchSeries, *, compiled: bool) -> None:
         self._spec, self._workload, self._benches, self._compiled = spec, workload, benches, compiled
         self.results: dict[int, BenchResult] = {}
         self.errors: dict[int, FlopwatchError] = {}
@@ -112,10 +113,15 @@ class _Run:
         )
 
 
-def _largest_predicted(spec: ModelSpec, workload: Workload, benches: BenchSeries) -> int | None:
+def _largest_predicted(spec: Model, workload: Workload, benches: BenchSeries) -> int | None:
     """The largest batch that is predicted to fit, at least 1; None where memory cannot be predicted."""
     request = FitRequest(spec=spec, workload=workload, limit=benches.limit, device=benches.machine.torch_device)
-    place = predicted_place(predicted_peak(request), request.grid, request.limit.limit_bytes)
+    predict: Predict
+    if isinstance(spec, OwnModel):
+        predict = own_memory(spec, workload, benches.series).peak_bytes
+    else:
+        predict = predicted_peak(request)
+    place = predicted_place(predict, request.grid, request.limit.limit_bytes)
     return None if place is None else max(1, place)
 
 

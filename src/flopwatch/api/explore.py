@@ -8,20 +8,23 @@ from flopwatch.api.bench_series import BenchSeries
 from flopwatch.compare.choices import Choice, choice_row, choices_for, failed_row
 from flopwatch.errors import FlopwatchError
 from flopwatch.measure.bench import StepMeasurement, bench_step
-from flopwatch.model.spec import ModelSpec
+from flopwatch.model.own import Model, OwnModel
 from flopwatch.record import BenchResult, ChoiceRow
 from flopwatch.workload import Workload
 
 
-def explore(spec: ModelSpec, workload: Workload, benches: BenchSeries, *, compiled: bool = False) -> BenchResult:
-    """The benchmark of the base, with one row in `choices` for each thing changed: attention, dtype, batch, compile.
+def explore(spec: Model, workload: Workload, benches: BenchSeries, *, compiled: bool = False) -> BenchResult:
+    """The benchmark of the base, with one row in `choices` for each thing changed: attention, dtype, optimizer, ...
 
     The base is timed again at the end: the first row says how far the machine alone moves a figure. A choice that
     does not run here has a row with the reason.
     """
     first, result = benches.measure(spec, workload, compiled=compiled)
     tried: list[tuple[Choice, StepMeasurement | str]] = []
+    fixed = _fixed(spec, workload, benches)
     for choice in choices_for(workload, kind=benches.machine.kind, compiled=compiled):
+        if choice.name in fixed:
+            continue
         request = benches.request(spec, choice.workload, compiled=choice.compiled)
         try:
             tried.append((choice, bench_step(request, benches.series)))
@@ -45,3 +48,11 @@ def explore(spec: ModelSpec, workload: Workload, benches: BenchSeries, *, compil
         )
         details = {**details, "notes": [*details["notes"], note]}
     return msgspec.structs.replace(result, choices=rows, details=details)
+
+
+def _fixed(model: Model, workload: Workload, benches: BenchSeries) -> frozenset[str]:
+    """What cannot be changed from outside: a module of the user's has its own attention, checkpoints and inputs."""
+    if not isinstance(model, OwnModel):
+        return frozenset()
+    takes_batch = benches.own_work(model, workload).takes_batch
+    return frozenset({"attention", "recompute", *(() if takes_batch else ("batch",))})

@@ -5,19 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import overload
 
-from flopwatch.api.count import default_seq_len, resolve_spec
+import msgspec
+
+from flopwatch.api.count import DEFAULT_SEQ_LEN, default_seq_len
 from flopwatch.api.fit_step import Step, StepFit, fit_step
+from flopwatch.api.own import OwnWork, own_memory, resolve_model, settle
 from flopwatch.api.step_memory import StepMemory
 from flopwatch.device.catalog import load_device
 from flopwatch.device.detect import detect
 from flopwatch.device.machine import Machine
 from flopwatch.errors import InputError
 from flopwatch.measure.accumulation import check_global_batch, with_plan
-from flopwatch.measure.batch_search import Grid
+from flopwatch.measure.batch_search import Grid, Predict
 from flopwatch.measure.dtype import default_dtype
 from flopwatch.measure.fit import FitRequest, fit_batch, predict_batch
 from flopwatch.measure.limit import Headroom, card_limit, free_limit, given_limit, less_headroom
 from flopwatch.measure.series import ProbeSeries
+from flopwatch.model.own import Model, OwnModel
 from flopwatch.model.spec import ModelSpec
 from flopwatch.record import FitResult
 from flopwatch.workload import Workload
@@ -27,7 +31,7 @@ _HERE = ("auto", "cpu", "cuda", "rocm", "xpu", "mps")
 
 @overload
 def fit(
-    model: str | ModelSpec,
+    model: str | Model,
     workload: Workload | None = None,
     *,
     limit_bytes: int | None = None,
@@ -54,7 +58,7 @@ def fit(
 
 
 def fit(
-    model: str | ModelSpec | None = None,
+    model: str | Model | None = None,
     workload: Workload | None = None,
     *,
     step: Step | None = None,
@@ -103,8 +107,12 @@ def fit(
         raise InputError(f"{what} goes with step=", hint="a model's step runs as often as shows its peak")
     series = series if series is not None else ProbeSeries()
     machine = machine or series.machine(device)
-    spec = resolve_spec(model, changes)
-    work = workload or Workload(seq_len=default_seq_len(spec), phase="train", dtype=default_dtype(machine))
+    spec = resolve_model(model, changes)
+    seq_len = default_seq_len(spec) if isinstance(spec, ModelSpec) else DEFAULT_SEQ_LEN
+    work = workload or Workload(seq_len=seq_len, phase="train", dtype=default_dtype(machine))
+    is_given = workload is not None
+    if isinstance(model, str) or not is_given:
+        work = settle(spec, work, series, is_dtype_given=is_given, is_seq_len_given=is_given)
     if global_batch is not None:
         check_global_batch(global_batch, work)
     limit = free_limit(series, machine, headroom) if limit_bytes is None else given_limit(limit_bytes, headroom)
@@ -116,12 +124,16 @@ def fit(
         grid=grid or Grid(),
         timeout_s=600.0 if timeout_s is None else timeout_s,
     )
-    result = fit_batch(request, series)
+    if isinstance(spec, OwnModel):
+        known = own_memory(spec, work, series, timeout_s=request.timeout_s)
+        result = _with_reason(fit_batch(request, series, predict=known.peak_bytes), known)
+    else:
+        result = fit_batch(request, series)
     return result if global_batch is None else with_plan(result, request, global_batch, series)
 
 
 def predict_fit(
-    model: str | ModelSpec,
+    model: str | Model,
     workload: Workload,
     *,
     limit_bytes: int | None = None,
@@ -133,9 +145,10 @@ def predict_fit(
 ) -> FitResult:
     """The largest batch that is predicted to fit, on this machine or on a card of the catalogue; nothing is run.
 
-    For a card left without `limit_bytes` the limit is its memory less a headroom. Needs no torch.
+    For a card left without `limit_bytes` the limit is its memory less a headroom. Needs no torch; code of the user's
+    (`package.module:factory`) is traced in a process of its own, as a CPU runs it, and so only for this machine's CPU.
     """
-    spec = resolve_spec(model, changes)
+    spec = resolve_model(model, changes)
     if device.partition(":")[0] in _HERE:
         machine = detect(device)
         torch_device, free_bytes = machine.torch_device, machine.memory_free_bytes
@@ -152,5 +165,36 @@ def predict_fit(
     if global_batch is not None:
         check_global_batch(global_batch, workload)
     request = FitRequest(spec=spec, workload=workload, limit=limit, device=torch_device, grid=grid or Grid())
+    if isinstance(spec, OwnModel):
+        return _predict_own(spec, request, global_batch)
     result = predict_batch(request)
     return result if global_batch is None else with_plan(result, request, global_batch, None)
+
+
+def check_predicts_own(model: Model, device: str) -> None:
+    """Raise InputError for a prediction of the user's code on another device than a CPU; runs nothing."""
+    if isinstance(model, OwnModel) and device not in {"auto", "cpu"}:
+        raise InputError(
+            f"the memory of {model.name} is predicted as a CPU runs it", hint="leave --predict-only or the device out"
+        )
+
+
+def _predict_own(own: OwnModel, request: FitRequest, global_batch: int | None) -> FitResult:
+    check_predicts_own(own, request.device)
+    series = ProbeSeries()
+
+    def predict_of(asked: FitRequest) -> Predict:
+        return own_memory(own, asked.workload, series).peak_bytes
+
+    known = own_memory(own, request.workload, series)
+    if known.no_prediction is not None:
+        raise InputError(f"the memory of {own.name} cannot be predicted: {known.no_prediction}", hint="run it instead")
+    result = predict_batch(request, predict=known.peak_bytes)
+    return result if global_batch is None else with_plan(result, request, global_batch, None, predict_of=predict_of)
+
+
+def _with_reason(result: FitResult, known: OwnWork) -> FitResult:
+    """The result with the reason why nothing was predicted, where that is so."""
+    if known.no_prediction is None:
+        return result
+    return msgspec.structs.replace(result, details={**result.details, "no_prediction": known.no_prediction})

@@ -69,6 +69,8 @@ def _on_card(
     spec: ModelSpec, work: Workload, card: Device, limit_bytes: int | None, tuning: Tuning | None
 ) -> MemoryResult:
     is_gpu = card.unit != "CPU"
+    if tuning is None and work.adamw != "auto":
+        tuning = Tuning(adamw=work.adamw)
     tuning = tuning or Tuning(adamw="foreach" if is_gpu else "single")
     device_type = "cuda" if is_gpu else "cpu"
     estimate = estimate_memory(spec, work, device_type=device_type, tuning=tuning)
@@ -122,9 +124,14 @@ def _with_card(result: MemoryResult, card: Device, usage: Usage | None, limit_by
 
 
 def _result(spec: ModelSpec, work: Workload, estimate: MemoryEstimate, tape: Tape, *, source: str) -> MemoryResult:
+    return memory_result(spec.name, work, estimate, tape, source=source)
+
+
+def memory_result(name: str, work: Workload, estimate: MemoryEstimate, tape: Tape, *, source: str) -> MemoryResult:
+    """The result for a step whose allocations are on `tape`: the peak by part, what is largest then, the curve."""
     peak = estimate.peak
     return MemoryResult(
-        model=spec.name,
+        model=name,
         peak_bytes=estimate.peak_bytes,
         parts=estimate.parts.to_dict(),
         assumptions=list(estimate.assumptions),

@@ -67,12 +67,13 @@ def count_module(
     Batch and length are read off the first tensor: [batch, length] of whole numbers are tokens, anything else is a
     batch of samples, counted as one token each. The module is not changed.
     """
+    from flopwatch.reference.source import sizes_of
     from flopwatch.trace.api import trace_model
 
     if phase not in {"forward", "train"}:
         raise InputError(f"phase={phase} of a module of yours", hint="use forward or train, or fw.trace(step)")
     trace = trace_model(module, args, kwargs, phase="train" if phase == "train" else "forward", formulas=formulas)
-    batch, seq_len = _sizes([*args, *(kwargs or {}).values()])
+    batch, seq_len, _ = sizes_of([*args, *(kwargs or {}).values()])
     work = Workload(batch=batch, seq_len=seq_len, phase="train" if phase == "train" else "forward")
     return _result(name or type(module).__name__, module, trace, work)
 
@@ -125,7 +126,7 @@ def _of_source(
         formulas=formulas,
         memory_events=False,
     )
-    batch, seq_len = _sizes([*source.args, *source.kwargs.values()])
+    batch, seq_len, _ = source.sizes
     work = msgspec.structs.replace(workload, batch=batch, seq_len=seq_len)
     return _result(source.name, source.module, trace, work), trace
 
@@ -188,17 +189,6 @@ def _params(module: nn.Module) -> ParamParts:
 def _kind(path: str) -> str:
     """A module's path without the numbers of repeated layers."""
     return ".".join(piece for piece in path.split(".") if not piece.isdecimal()) or path
-
-
-def _sizes(values: list[Any]) -> tuple[int, int]:
-    """Batch and length of the first tensor among the inputs; 1 and 1 where there is none."""
-    for value in values:
-        if not hasattr(value, "shape") or not hasattr(value, "is_floating_point"):
-            continue
-        shape = tuple(value.shape)
-        is_tokens = len(shape) == 2 and not value.is_floating_point()
-        return max(1, int(shape[0])) if shape else 1, max(1, int(shape[1])) if is_tokens else 1
-    return 1, 1
 
 
 def _is_config(name: str) -> bool:

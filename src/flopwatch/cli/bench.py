@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from flopwatch.api.bench_series import BenchSeries
-from flopwatch.api.count import default_seq_len, resolve_spec
+from flopwatch.api.own import check_own_convention
 from flopwatch.cli.bench_options import BenchOptions
-from flopwatch.cli.options import ModelOptions, OutputOptions, RunOptions, StepOptions
+from flopwatch.cli.options import ModelOptions, PlotOptions, RunOptions, StepOptions
 from flopwatch.cli.output import emit
 from flopwatch.cli.request import request
+from flopwatch.cli.run_models import models_of, settled, step_of
 from flopwatch.cli.session import check_store, session
 from flopwatch.cost.convention import DEFAULT, find_convention
 from flopwatch.device.detect import environment
@@ -24,7 +25,7 @@ def bench(
     step: StepOptions | None = None,
     model_options: ModelOptions | None = None,
     run: RunOptions | None = None,
-    output: OutputOptions | None = None,
+    output: PlotOptions | None = None,
 ) -> None:
     """How fast a step runs here: step time, tokens/s, FLOP/s, MFU and HFU, peak memory.
 
@@ -34,27 +35,28 @@ def bench(
     Parameters
     ----------
     model
-        A preset (gpt-small, llama-3.1-8b), a Hugging Face config.json or its folder, a spec file, hf:ORG/NAME.
+        A preset (gpt-small, llama-3.1-8b), a Hugging Face config.json or its folder, a spec file, hf:ORG/NAME, or
+        package.module:factory, which runs your code (docs/models.md).
     models
         More models.
     convention
         How FLOPs are counted (docs/conventions.md).
     """
-    step, run, output = step or StepOptions(), run or RunOptions(), output or OutputOptions()
+    step, run, output = step or StepOptions(), run or RunOptions(), output or PlotOptions()
     what = what or BenchOptions()
     what.check(step)
     rule = find_convention(convention)
-    specs = [resolve_spec(name, (model_options or ModelOptions()).changes()) for name in (model, *models)]
+    specs = models_of((model, *models), model_options, step)
     for spec in specs:
-        spec.check_seq_len(step.workload(seq_len=default_seq_len(spec), dtype="fp32").seq_len)
+        check_own_convention(spec, rule)
     check_store(run)
     machine = ProbeSeries().machine(step.device)
-    works = [step.workload(seq_len=default_seq_len(spec), dtype=default_dtype(machine)) for spec in specs]
-    for spec, work in zip(specs, works, strict=True):
-        what.check_work(spec, work, kind=machine.kind)
+    dtype = default_dtype(machine)
+    for spec in specs:
+        what.check_work(spec, step_of(spec, step, dtype=dtype), kind=machine.kind)
     asked = request(
         models=[spec.to_dict() for spec in specs],
-        workload=works[0].to_dict(),
+        workload=step_of(specs[0], step, dtype=dtype).to_dict(),
         batch=what.batch,
         limit_bytes=what.limit,
         global_batch=what.global_batch,
@@ -73,6 +75,7 @@ def bench(
             timeout_s=run.timeout or 1800.0,
             store=made.store,
         )
+        works = settled(specs, step, made.series, output, dtype=dtype, timeout_s=run.timeout)
         results = [what.measure(spec, work, benches, made.store) for spec, work in zip(specs, works, strict=True)]
         notes = [note for result in results for note in result.details["notes"]]
         record = made.finish(make_record("bench", environment=where, request=asked, results=results, warnings=notes))

@@ -17,7 +17,7 @@ from flopwatch.api.why import check_why, explain
 from flopwatch.cli.options import Bytes, Count, StepOptions
 from flopwatch.errors import InputError
 from flopwatch.measure.fit import does_not_fit
-from flopwatch.model.spec import ModelSpec
+from flopwatch.model.own import Model, OwnModel
 from flopwatch.record import BenchResult
 from flopwatch.store import Store
 from flopwatch.workload import Workload
@@ -35,7 +35,7 @@ class BenchOptions:
     global_batch: Count | None = None
     """With --batch best, the sequences that one training step is to have: the micro-batches that make it up."""
     explore: Annotated[bool, Parameter(negative="")] = False
-    """Time the step again with one thing changed: attention, dtype, recompute, batch, compile. What pays here?"""
+    """Time the step again with one thing changed: attention, dtype, recompute, optimizer, batch, compile. What pays?"""
     why: Annotated[bool, Parameter(negative="")] = False
     """On a CPU, split the step's time: matmuls, attention, elementwise work, optimizer, overhead, each at best."""
     compile: Annotated[bool, Parameter(negative="")] = False
@@ -62,19 +62,22 @@ class BenchOptions:
         if step.accumulate != 1:
             raise InputError("--global-batch and --accumulate contradict each other", hint="give one of them")
 
-    def check_work(self, spec: ModelSpec, work: Workload, *, kind: str) -> None:
+    def check_work(self, spec: Model, work: Workload, *, kind: str) -> None:
         """Refuse a step that --why cannot split."""
-        if self.why:
-            check_why(spec, work, kind=kind)
+        if not self.why:
+            return
+        if isinstance(spec, OwnModel):
+            raise InputError(f"--why needs a closed form, which {spec.name} has not", hint="leave it out")
+        check_why(spec, work, kind=kind)
 
-    def measure(self, spec: ModelSpec, work: Workload, benches: BenchSeries, store: Store) -> BenchResult:
+    def measure(self, spec: Model, work: Workload, benches: BenchSeries, store: Store) -> BenchResult:
         """The benchmark that was asked for; raises DoesNotFitError when not even batch 1 fits."""
         result = self._timed(spec, work, benches)
-        if not self.why:
+        if not self.why or isinstance(spec, OwnModel):
             return result
         return explain(spec, msgspec.structs.replace(work, batch=result.batch), result, benches, store=store)
 
-    def _timed(self, spec: ModelSpec, work: Workload, benches: BenchSeries) -> BenchResult:
+    def _timed(self, spec: Model, work: Workload, benches: BenchSeries) -> BenchResult:
         search = None
         if self.batch == "best":
             found = best_batch(spec, work, benches, compiled=self.compile, global_batch=self.global_batch)
@@ -83,6 +86,8 @@ class BenchOptions:
             batch, search = found.batch, found.batch_search
         elif self.batch == "max":
             batch = self._largest(spec, work, benches)
+        elif self.batch == "1":
+            batch = work.batch  # inputs that the user's code brings may be a batch of another size
         else:
             batch = units.parse_count(self.batch)
         work = msgspec.structs.replace(work, batch=batch)
@@ -91,7 +96,7 @@ class BenchOptions:
         result = explore_choices(spec, work, benches, compiled=self.compile)
         return msgspec.structs.replace(result, batch_search=search)
 
-    def _largest(self, spec: ModelSpec, work: Workload, benches: BenchSeries) -> int:
+    def _largest(self, spec: Model, work: Workload, benches: BenchSeries) -> int:
         found = fit(spec, work, limit_bytes=self.limit, series=benches.series, machine=benches.machine)
         if found.batch is None:
             raise does_not_fit(found)

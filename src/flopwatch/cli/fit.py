@@ -8,12 +8,12 @@ from typing import Annotated, Any
 import msgspec
 from cyclopts import Parameter
 
-from flopwatch.api.count import default_seq_len, resolve_spec
+from flopwatch.api.fit import check_predicts_own, predict_fit
 from flopwatch.api.fit import fit as fit_model
-from flopwatch.api.fit import predict_fit
-from flopwatch.cli.options import Bytes, Count, ModelOptions, OutputOptions, RunOptions, StepOptions
+from flopwatch.cli.options import Bytes, Count, ModelOptions, PlotOptions, RunOptions, StepOptions
 from flopwatch.cli.output import emit
 from flopwatch.cli.request import request
+from flopwatch.cli.run_models import models_of, settled, step_of
 from flopwatch.cli.session import check_store, session
 from flopwatch.device.detect import environment
 from flopwatch.errors import InputError
@@ -23,7 +23,7 @@ from flopwatch.measure.dtype import default_dtype
 from flopwatch.measure.fit import does_not_fit
 from flopwatch.measure.limit import Headroom, given_limit, parse_headroom
 from flopwatch.measure.series import ProbeSeries
-from flopwatch.model.spec import ModelSpec
+from flopwatch.model.own import Model
 from flopwatch.record import FitResult, Record, make_record
 
 
@@ -40,7 +40,7 @@ def fit(
     step: StepOptions | None = None,
     model_options: ModelOptions | None = None,
     run: RunOptions | None = None,
-    output: OutputOptions | None = None,
+    output: PlotOptions | None = None,
 ) -> None:
     """The largest batch that fits: predicted, then run, and proved by the next one that does not.
 
@@ -50,7 +50,8 @@ def fit(
     Parameters
     ----------
     model
-        A preset (gpt-small, llama-3.1-8b), a Hugging Face config.json or its folder, a spec file, hf:ORG/NAME.
+        A preset (gpt-small, llama-3.1-8b), a Hugging Face config.json or its folder, a spec file, hf:ORG/NAME, or
+        package.module:factory, which runs your code (docs/models.md).
     models
         More models.
     limit
@@ -69,27 +70,24 @@ def fit(
     predict_only
         Run nothing. With --device also for a card that is not here, by name (`flopwatch devices`).
     """
-    step, run, output = step or StepOptions(), run or RunOptions(), output or OutputOptions()
+    step, run, output = step or StepOptions(), run or RunOptions(), output or PlotOptions()
     grid = _grid(max_batch, multiple_of, power_of_two=power_of_two)
     kept = None if headroom is None else parse_headroom(headroom)
     if limit is not None:
         given_limit(limit, kept)
-    specs = [resolve_spec(name, (model_options or ModelOptions()).changes()) for name in (model, *models)]
-    for spec in specs:
-        work = step.workload(seq_len=default_seq_len(spec), dtype="fp32")
-        spec.check_seq_len(work.seq_len)
-        if global_batch is not None:
-            check_global_batch(global_batch, work)
+    specs = models_of((model, *models), model_options, step)
+    if global_batch is not None:
+        check_global_batch(global_batch, step_of(specs[0], step, dtype="fp32"))
     if predict_only:
         wanted = _Wanted(limit_bytes=limit, headroom=kept, global_batch=global_batch, grid=grid)
         _predict(specs, step, wanted, run, output)
         return
     check_store(run)
     machine = ProbeSeries().machine(step.device)
-    works = [step.workload(seq_len=default_seq_len(spec), dtype=default_dtype(machine)) for spec in specs]
+    dtype = default_dtype(machine)
     asked = request(
         models=[spec.to_dict() for spec in specs],
-        workload=works[0].to_dict(),
+        workload=step_of(specs[0], step, dtype=dtype).to_dict(),
         limit_bytes=limit,
         headroom=headroom,
         global_batch=global_batch,
@@ -98,6 +96,7 @@ def fit(
     )
     where = environment(machine)
     with session("fit", asked=asked, environment=where, options=run, output=output) as made:
+        works = settled(specs, step, made.series, output, dtype=dtype, timeout_s=run.timeout)
         results = [
             fit_model(
                 spec,
@@ -127,15 +126,17 @@ class _Wanted:
 
 
 def _predict(
-    specs: list[ModelSpec],
+    specs: list[Model],
     step: StepOptions,
     wanted: _Wanted,
     run: RunOptions,
-    output: OutputOptions,
+    output: PlotOptions,
 ) -> None:
     if run.resume or run.timeout is not None:
         raise InputError("--resume and --timeout have no meaning with --predict-only", hint="nothing is run")
-    works = [step.workload(seq_len=default_seq_len(spec), dtype="bf16") for spec in specs]
+    for spec in specs:
+        check_predicts_own(spec, step.device)
+    works = settled(specs, step, ProbeSeries(), output, dtype="bf16")
     results = [
         predict_fit(
             spec,
@@ -158,7 +159,7 @@ def _grid(max_batch: int | None, multiple_of: int, *, power_of_two: bool) -> Gri
     return Grid(kind="power-of-two" if power_of_two else "all", multiple_of=multiple_of, max_batch=most)
 
 
-def _end(record: Record, results: list[FitResult], output: OutputOptions) -> None:
+def _end(record: Record, results: list[FitResult], output: PlotOptions) -> None:
     """Show what was found; a model that does not fit is an error (exit code 3) after the others are shown."""
     emit(record, output)
     for result in results:

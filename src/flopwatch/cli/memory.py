@@ -5,26 +5,31 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated
 
+import msgspec
 from cyclopts import Parameter
 
 from flopwatch import workload
-from flopwatch.api.count import default_seq_len, resolve_spec
+from flopwatch.api.count import DEFAULT_SEQ_LEN, default_seq_len, resolve_spec
 from flopwatch.api.memory import memory as memory_of
+from flopwatch.api.own import own_memory_result
 from flopwatch.cli.options import (
     Bytes,
     Count,
     DTypeOption,
     ModelOptions,
     OutputOptions,
+    PlotOptions,
     SeqLen,
     refuse_outside_training,
 )
-from flopwatch.cli.output import emit
+from flopwatch.cli.output import emit, note
 from flopwatch.cli.request import request
 from flopwatch.cost.eager.tuning import AdamW, Tuning
 from flopwatch.device.detect import environment
 from flopwatch.errors import DoesNotFitError, InputError
-from flopwatch.model.spec import ModelSpec
+from flopwatch.measure.series import ProbeSeries
+from flopwatch.model.load import is_factory
+from flopwatch.model.own import own_model
 from flopwatch.record import MemoryResult, make_record
 from flopwatch.units import format_bytes
 from flopwatch.workload import Workload
@@ -77,11 +82,11 @@ class MemoryStep:
         if self.adamw is not None and self.optimizer not in {None, "adamw"}:
             raise InputError(f"--adamw {self.adamw} contradicts --optimizer {self.optimizer}", hint="leave one out")
 
-    def workload(self, spec: ModelSpec) -> Workload:
-        """The workload that is meant for a model."""
+    def workload(self, seq_len: int) -> Workload:
+        """The workload that is meant, of sequences of `seq_len` where nothing else is said."""
         return Workload(
             batch=self.batch,
-            seq_len=self.seq if self.seq is not None else default_seq_len(spec),
+            seq_len=self.seq if self.seq is not None else seq_len,
             phase=self.phase,
             dtype=self.dtype or "bf16",
             precision=self.precision,
@@ -109,7 +114,7 @@ def memory(
     trace: Annotated[bool, Parameter(negative="")] = False,
     step: MemoryStep | None = None,
     model_options: ModelOptions | None = None,
-    output: OutputOptions | None = None,
+    output: PlotOptions | None = None,
 ) -> None:
     """Peak memory of one step by part, predicted: from the model's numbers alone, or by a trace.
 
@@ -118,7 +123,8 @@ def memory(
     Parameters
     ----------
     model
-        A preset (gpt-small, llama-3.1-8b), a Hugging Face config.json or its folder, a spec file, hf:ORG/NAME.
+        A preset (gpt-small, llama-3.1-8b), a Hugging Face config.json or its folder, a spec file, hf:ORG/NAME, or
+        (with --trace) package.module:factory, which runs your code (docs/models.md).
     models
         More models.
     device
@@ -128,17 +134,35 @@ def memory(
     trace
         From a run of the real step on tensors without data (needs torch), as a CPU runs it.
     """
-    step, output = step or MemoryStep(), output or OutputOptions()
+    step, output = step or MemoryStep(), output or PlotOptions()
     tuning = step.tuning(is_gpu=device is not None)
     results = []
+    changes = (model_options or ModelOptions()).changes()
     for name in (model, *models):
-        spec = resolve_spec(name, (model_options or ModelOptions()).changes())
-        work = step.workload(spec)
+        if is_factory(name) and trace:
+            results.append(_of_own(name, changes, step, output, is_bare=device is None and limit is None))
+            continue
+        spec = resolve_spec(name, changes)
+        work = step.workload(default_seq_len(spec))
         results.append(memory_of(spec, work, device=device, limit_bytes=limit, trace=trace, tuning=tuning))
     asked = request(models=[model, *models], device=device, limit_bytes=limit, trace=trace)
     emit(make_record("memory", environment=environment(), request=asked, results=results), output)
     for result in results:
         _check_fits(result)
+
+
+def _of_own(
+    name: str, changes: dict[str, str], step: MemoryStep, output: OutputOptions, *, is_bare: bool
+) -> MemoryResult:
+    """The answer for code of the user's; raises InputError for what only the written-out step can be asked."""
+    if not is_bare or step.train_only or step.lora_rank is not None or step.adamw == "8-bit":
+        raise InputError(
+            f"a trace of {name} is of what it trains, as a CPU runs it",
+            hint="leave out --device, --limit, --train-only, --lora-rank and --adamw 8-bit",
+        )
+    note(f"running your code: {name}", output)
+    work = msgspec.structs.replace(step.workload(DEFAULT_SEQ_LEN), adamw=step.adamw or "auto")
+    return own_memory_result(own_model(name, changes), work, ProbeSeries(), keep_dtype=step.dtype is None)
 
 
 def _check_fits(result: MemoryResult) -> None:

@@ -15,6 +15,7 @@ from flopwatch.units import format_percent, format_rate
 from flopwatch.workload import DTYPE_BYTES
 
 PeakKind = Literal["datasheet", "measured", "user", "notebook"]
+_NO_WORK: Final = "no matmul was counted in the step"
 _NO_PEAK: Final = "no peak is known; give one with --peak-tflops"
 
 
@@ -26,6 +27,17 @@ class Ceiling(msgspec.Struct, frozen=True, kw_only=True):
     sources: dict[str, str] = {}
     reason: str = _NO_PEAK
     """Why a dtype that is not there is not there, with the way out."""
+
+
+def merged_ceiling(ceilings: Sequence[Ceiling]) -> Ceiling:
+    """Ceilings of one kind, each of another dtype, as one; its reason is that of the first dtype without a peak."""
+    missing = [ceiling.reason for ceiling in ceilings if not ceiling.flops_per_s]
+    return Ceiling(
+        kind=ceilings[0].kind,
+        flops_per_s={dtype: peak for ceiling in ceilings for dtype, peak in ceiling.flops_per_s.items()},
+        sources={dtype: source for ceiling in ceilings for dtype, source in ceiling.sources.items()},
+        reason=missing[0] if missing else ceilings[0].reason,
+    )
 
 
 class RunDTypes(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,13 +85,31 @@ def utilization_rows(
     the one that gives this time: all FLOPs over it. A ceiling that lacks a dtype gives a row without a fraction and
     with the reason.
     """
+    return rows_of_dtypes(
+        *work_by_dtype(step, dtypes), step_s=step_s * n_devices, convention=convention, ceilings=ceilings
+    )
+
+
+def work_by_dtype(step: StepFlops, dtypes: RunDTypes) -> tuple[dict[str, int], dict[str, int]]:
+    """Model FLOPs and hardware FLOPs of a step by the dtype that their matmuls run in."""
     model = _by_dtype(step.forward + step.backward, dtypes)
     hardware = _by_dtype(step.forward + step.backward + step.recompute + step.in_kernel, dtypes)
-    per_device_s = step_s * n_devices
+    return model, hardware
+
+
+def rows_of_dtypes(
+    model: Mapping[str, int],
+    hardware: Mapping[str, int],
+    *,
+    step_s: float,
+    convention: str,
+    ceilings: Sequence[Ceiling],
+) -> list[UtilizationRow]:
+    """MFU and HFU of one step of which the FLOPs are known by dtype, against each ceiling (see `utilization_rows`)."""
     rows = []
     for ceiling in ceilings:
-        rows.append(_row("mfu", model, per_device_s, convention, ceiling))
-        rows.append(_row("hfu", hardware, per_device_s, convention, ceiling))
+        rows.append(_row("mfu", model, step_s, convention, ceiling))
+        rows.append(_row("hfu", hardware, step_s, convention, ceiling))
     return rows
 
 
@@ -124,7 +154,7 @@ def _row(
     total = sum(flops.values())
     missing = [dtype for dtype in flops if dtype not in ceiling.flops_per_s]
     fraction = peak = source = None
-    if not missing:
+    if not missing and total:
         ideal_s = sum(amount / ceiling.flops_per_s[dtype] for dtype, amount in flops.items())
         fraction = ideal_s / per_device_s
         peak = ceiling.flops_per_s[next(iter(flops))] if len(flops) == 1 else total / ideal_s
@@ -138,5 +168,5 @@ def _row(
         peak_flops_per_s=peak,
         peak_kind=ceiling.kind,
         peak_source=source,
-        reason=ceiling.reason if missing else None,
+        reason=ceiling.reason if missing else None if total else _NO_WORK,
     )

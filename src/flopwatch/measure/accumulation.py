@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
 
 from flopwatch.errors import InputError
+from flopwatch.measure.batch_search import Predict
 from flopwatch.measure.fit import FitRequest, predicted_peak
 from flopwatch.measure.series import ProbeSeries
 from flopwatch.record import FitResult
@@ -26,30 +28,43 @@ def check_global_batch(global_batch: int, workload: Workload) -> None:
         raise InputError("--global-batch and --accumulate exclude each other", hint="the plan says how many")
 
 
-def with_plan(result: FitResult, request: FitRequest, global_batch: int, series: ProbeSeries | None) -> FitResult:
+def with_plan(
+    result: FitResult,
+    request: FitRequest,
+    global_batch: int,
+    series: ProbeSeries | None,
+    *,
+    predict_of: Callable[[FitRequest], Predict] = predicted_peak,
+) -> FitResult:
     """The result with `plan` in its details: the largest micro-batch that divides `global_batch` and fits.
 
     Accumulation keeps the gradients alive during the next forward, so a batch that ran alone is run once more with two
-    micro-batches before it is planned with (`verified`); without a series it is predicted. `micro_batch` is None where
-    not even the smallest divisor fits that way.
+    micro-batches before it is planned with (`verified`); without a series it is predicted (by `predict_of`).
+    `micro_batch` is None where not even the smallest divisor fits that way.
     """
     check_global_batch(global_batch, request.workload)
     plan: dict[str, Any] = {"global_batch": global_batch, "micro_batch": None, "n_accumulate": None, "verified": False}
     for micro in _divisors(global_batch, result.batch or 0):
         n_accumulate = global_batch // micro
-        if _fits(micro, n_accumulate, request, series):
+        if _fits(micro, n_accumulate, request, series, predict_of):
             is_run = series is not None
             plan = {**plan, "micro_batch": micro, "n_accumulate": n_accumulate, "verified": is_run}
             break
     return msgspec.structs.replace(result, details={**result.details, "plan": plan})
 
 
-def _fits(micro: int, n_accumulate: int, request: FitRequest, series: ProbeSeries | None) -> bool:
+def _fits(
+    micro: int,
+    n_accumulate: int,
+    request: FitRequest,
+    series: ProbeSeries | None,
+    predict_of: Callable[[FitRequest], Predict],
+) -> bool:
     workload = msgspec.structs.replace(request.workload, n_accumulate=min(n_accumulate, _SHOWN))
     accumulated = msgspec.structs.replace(request, workload=workload)
     if series is not None:
         return series.ask(accumulated.probe(micro)).is_ok
-    peak_bytes = predicted_peak(accumulated)(micro)
+    peak_bytes = predict_of(accumulated)(micro)
     return peak_bytes is not None and peak_bytes <= request.limit.limit_bytes
 
 

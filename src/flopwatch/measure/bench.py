@@ -11,7 +11,7 @@ from flopwatch.errors import DoesNotFitError
 from flopwatch.measure.limit import Limit
 from flopwatch.measure.series import ProbeSeries, Progress, answer_of
 from flopwatch.measure.timing import Timing, timing_of
-from flopwatch.model.spec import ModelSpec
+from flopwatch.model.own import Model, import_from, imports, probe_arguments
 from flopwatch.probe.protocol import ProbeOutcome, ProbeRequest
 from flopwatch.probe.sampling import SamplePlan
 from flopwatch.units import format_bytes
@@ -25,7 +25,7 @@ _SKEW_FRACTION: Final = 0.02  # a clock that is being set moves by less; one tha
 class BenchRequest(msgspec.Struct, frozen=True, kw_only=True):
     """The step to be timed. `limit` only protects the machine: no time is taken under a tight one."""
 
-    spec: ModelSpec
+    spec: Model
     workload: Workload
     limit: Limit
     device: str = "cpu"
@@ -44,7 +44,7 @@ class BenchRequest(msgspec.Struct, frozen=True, kw_only=True):
         return ProbeRequest(
             job="bench_step",
             arguments={
-                "spec": self.spec.to_dict(),
+                **probe_arguments(self.spec),
                 "workload": self.workload.to_dict(),
                 "device": self.device,
                 "plan": msgspec.to_builtins(self.plan),
@@ -54,6 +54,8 @@ class BenchRequest(msgspec.Struct, frozen=True, kw_only=True):
             device=self.device,
             timeout_s=self.timeout_s,
             n_threads=self.n_threads,
+            import_from=import_from(self.spec),
+            imports=imports(self.spec),
         )
 
 
@@ -161,5 +163,6 @@ def _progress(label: str, rows: list[dict[str, Any]], plan: SamplePlan) -> Progr
         left_s = None if last_s is None else max(plan.target_s, plan.min_samples * last_s) + last_s
         return Progress(label=f"{label} (warm-up)", done_fraction=0.0, left_s=left_s)
     by_count_s = (plan.min_samples - len(samples_s)) * samples_s[-1]
-    left_s = max(0.0, by_count_s, min(plan.target_s - sum(samples_s), plan.max_samples * samples_s[-1]))
+    by_time_s = min(plan.target_s - sum(samples_s), plan.max_samples * samples_s[-1])
+    left_s = max(by_count_s, by_time_s, samples_s[-1])  # one more at least: samples that differ want more of them
     return Progress(label=label, done_fraction=sum(samples_s) / (sum(samples_s) + left_s), left_s=left_s)

@@ -7,11 +7,12 @@ from typing import Any, Final
 
 import msgspec
 
-from flopwatch.cost.memory import estimate_memory
 from flopwatch.errors import DoesNotFitError, ProbeError, SpecError
 from flopwatch.measure.batch_search import Found, Grid, Predict, Try, predicted_place, search_batch
 from flopwatch.measure.limit import Limit
+from flopwatch.measure.predicted import estimate_on, predicted_parts
 from flopwatch.measure.series import ProbeSeries, Progress
+from flopwatch.model.own import Model, OwnModel, import_from, imports, probe_arguments
 from flopwatch.model.spec import ModelSpec
 from flopwatch.probe.protocol import ProbeOutcome, ProbeRequest
 from flopwatch.record import FitResult, NextBatch, ProbeRow
@@ -30,7 +31,7 @@ _UNCLEAR: Final = ("crashed", "killed")
 class FitRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What is to be found out: the largest batch of `workload` (its own batch is not used) on `device` in `limit`."""
 
-    spec: ModelSpec
+    spec: Model
     workload: Workload
     limit: Limit
     device: str = "cpu"
@@ -44,7 +45,7 @@ class FitRequest(msgspec.Struct, frozen=True, kw_only=True):
         return ProbeRequest(
             job="fit_step",
             arguments={
-                "spec": self.spec.to_dict(),
+                **probe_arguments(self.spec),
                 "workload": workload.to_dict(),
                 "device": self.device,
                 "n_steps": n_steps(workload, self.device),
@@ -54,6 +55,8 @@ class FitRequest(msgspec.Struct, frozen=True, kw_only=True):
             timeout_s=self.timeout_s,
             n_threads=self.n_threads,
             tight_memory=True,
+            import_from=import_from(self.spec),
+            imports=imports(self.spec),
         )
 
 
@@ -89,18 +92,19 @@ def fit_batch(request: FitRequest, series: ProbeSeries, *, predict: Predict | No
     return _result(request, found, outcomes, predict)
 
 
-def predict_batch(request: FitRequest) -> FitResult:
+def predict_batch(request: FitRequest, *, predict: Predict | None = None) -> FitResult:
     """The largest batch that the prediction allows; nothing is run, and `verified` says so.
 
     Raises SpecError for a network whose memory cannot be predicted.
     """
     request.spec.check_seq_len(request.workload.seq_len)
-    predict = predicted_peak(request)
+    predict = predict or predicted_peak(request)
     place = predicted_place(predict, request.grid, request.limit.limit_bytes)
     if place is None:
         raise SpecError(f"the memory of {request.spec.name} cannot be predicted", hint="run it without --predict-only")
     batch = request.grid.at(place) if place else None
-    details: dict[str, Any] = {"device": request.device}
+    peak_bytes = predict(batch or request.grid.at(1))
+    details: dict[str, Any] = {"device": request.device, **_optimizer(request.workload)}
     if place == request.grid.size:
         details["capped"] = True
     repeated = _repeated_batch(request) if batch else None
@@ -114,47 +118,50 @@ def predict_batch(request: FitRequest) -> FitResult:
         batch=batch,
         verified=False,
         predicted_batch=batch or 0,
-        predicted_peak_bytes=predict(batch or request.grid.at(1)),
+        predicted_peak_bytes=peak_bytes,
         measured_peak_bytes=None,
         limit_bytes=request.limit.limit_bytes,
         limit_source=request.limit.source,
         next=NextBatch(batch=request.grid.after(batch or 0), outcome="not tested", how="not tested"),
         probes=[],
         details=details,
+        predicted_parts=_parts(request, batch or request.grid.at(1), peak_bytes),
     )
 
 
 def _repeated_batch(request: FitRequest) -> int | None:
     """The largest batch whose step also fits a second time in one process of a caching allocator; None elsewhere."""
-    if request.device.split(":")[0] != "cuda" or request.grid != Grid():
+    spec = request.spec
+    if request.device.split(":")[0] != "cuda" or request.grid != Grid() or isinstance(spec, OwnModel):
         return None
-    return replay_batch(request.spec, request.workload, request.limit.limit_bytes).repeated_batch
+    return replay_batch(spec, request.workload, request.limit.limit_bytes).repeated_batch
 
 
 def predicted_peak(request: FitRequest) -> Predict:
-    """The closed form's peak for a batch; None for what it cannot estimate.
+    """The closed form's peak for a batch; None for what it cannot estimate, code of the user's for one.
 
     On a CUDA device it is what torch's allocator reserves, by a replay of the written-out step within the limit.
     """
+    spec = request.spec
+    if isinstance(spec, OwnModel):
+        return lambda _: None
     if request.device.split(":")[0] == "cuda":
-        return _predicted_reserve(request)
+        return _predicted_reserve(request, spec)
 
     @functools.cache
     def predict(batch: int) -> int | None:
         workload = msgspec.structs.replace(request.workload, batch=batch)
-        try:
-            return estimate_memory(request.spec, workload).peak_bytes
-        except SpecError:
-            return None
+        estimate = estimate_on(spec, workload)
+        return None if estimate is None else estimate.peak_bytes
 
     return predict
 
 
-def _predicted_reserve(request: FitRequest) -> Predict:
+def _predicted_reserve(request: FitRequest, spec: ModelSpec) -> Predict:
     """Bytes that the allocator reserves at a batch: beyond the limit where the step fails within it."""
     limit_bytes = request.limit.limit_bytes
     try:
-        usage = usage_at(request.spec, request.workload)
+        usage = usage_at(spec, request.workload)
     except SpecError:
         return lambda _: None
 
@@ -209,6 +216,7 @@ def _result(request: FitRequest, found: Found, outcomes: dict[int, ProbeOutcome]
     measured = None if best is None else best.peak_bytes
     predicted = predict(request.grid.at(1) if best is None else best.batch)
     details: dict[str, Any] = {"n_steps": n_steps(request.workload, request.device), "device": request.device}
+    details |= _optimizer(request.workload)
     if best is not None:
         details["n_threads"] = outcomes[best.batch].n_threads
         if measured and predicted is not None:
@@ -230,7 +238,25 @@ def _result(request: FitRequest, found: Found, outcomes: dict[int, ProbeOutcome]
         next=_next(request.grid, found),
         probes=[_row(batch, outcome) for batch, outcome in outcomes.items()],
         details=details,
+        predicted_parts=_parts(request, request.grid.at(1) if best is None else best.batch, predicted),
     )
+
+
+def _parts(request: FitRequest, batch: int, peak_bytes: int | None) -> dict[str, int] | None:
+    """The predicted peak of a batch by part, what the allocator takes on top among them; None where that is no sum.
+
+    A prediction of somebody's own (`predict`) has no parts.
+    """
+    if isinstance(request.spec, OwnModel):
+        return None
+    workload = msgspec.structs.replace(request.workload, batch=batch)
+    parts = predicted_parts(request.spec, workload, device=request.device, total_bytes=peak_bytes)
+    return parts if parts is not None and sum(parts.values()) == peak_bytes else None
+
+
+def _optimizer(workload: Workload) -> dict[str, Any]:
+    """How the weights are updated, where they are."""
+    return {"optimizer": workload.optimizer_name} if workload.is_train else {}
 
 
 def _next(grid: Grid, found: Found) -> NextBatch:

@@ -63,7 +63,10 @@ def _raw_fields(name: str) -> dict[str, Any]:
         path = fetch_config(name)
         return _config_fields(_parse(_read(path), path), name, name.removeprefix("hf:"))
     if is_factory(name):
-        raise InputError(f"{name} is a Python callable and has no closed form", hint="use count --trace, which runs it")
+        raise InputError(
+            f"{name} is a Python callable and has no closed form",
+            hint="use count --trace, which runs it, or bench and fit",
+        )
     path = Path(name)
     if "/" in name or path.suffix in {".json", ".toml"} or os.path.isdir(name):  # noqa: PTH112 - never raises
         return _file_fields(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import sys
@@ -51,7 +52,10 @@ def _answer(request: ProbeRequest, folder: Path) -> Answer:
         preload()
         sys.path[:0] = request.import_from
         job = load_job(request.job)
+        for name in request.imports:
+            importlib.import_module(name)
         n_threads = _set_threads(request.n_threads)
+        _make_current(request.device)
         if request.tight_memory:
             tighten_malloc()
         warm_up(request.device)
@@ -100,6 +104,14 @@ def _set_threads(wanted: int | None) -> int:
     elif "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
     return torch.get_num_threads()
+
+
+def _make_current(device: str) -> None:
+    """Let everything that names no device, memory statistics and limits above all, mean the one of the request."""
+    if ":" in device and not device.startswith("cpu"):
+        import torch
+
+        torch.get_device_module(device).set_device(device)
 
 
 def _one_line(error: BaseException) -> str:

@@ -10,17 +10,21 @@ from typing import Any
 import msgspec
 import torch
 
+from flopwatch.model.own import OwnModel
 from flopwatch.model.spec import ModelSpec
 from flopwatch.probe.contention import OthersCpu
 from flopwatch.probe.sampling import SamplePlan, sample_steps
 from flopwatch.probe.settle import settle_of
 from flopwatch.probe.tensor_peak import tensor_peak
+from flopwatch.reference.own import build_own_step
 from flopwatch.reference.step import Step, build_step
 from flopwatch.workload import Workload
 
 
 def fit_step(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Run `n_steps` steps of `workload` on the reference network of `spec`: `{n_steps, step_s, tensor_peak_bytes}`.
+    """Run `n_steps` steps of `workload`: `{n_steps, step_s, tensor_peak_bytes}`.
+
+    They run on the reference network of `spec`, or on the model that the user's code makes (`own`).
 
     At least two steps show the peak of training, because optimizer state is made at the end of the first.
     `tensor_peak_bytes` is null unless `count_tensors` is true: counting takes memory itself, which a limit would feel.
@@ -46,7 +50,7 @@ def fit_step(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def bench_step(arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Rows of `sampling.sample_steps` for a step of `workload` on the reference network of `spec`.
+    """Rows of `sampling.sample_steps` for a step of `workload` on the network of `spec`, or on the user's `own`.
 
     The summary has two more: `tensor_peak_bytes`, the exact peak of building the network and the first two steps,
     which are part of the warm-up, and `others_cores`, the cores that other processes kept busy meanwhile. Python's
@@ -80,10 +84,13 @@ def bench_step(arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _build(arguments: dict[str, Any]) -> tuple[Step, Callable[[], None]]:
     """The step, and a function that returns when all its work is done."""
-    spec = msgspec.convert(arguments["spec"], ModelSpec)
     workload = msgspec.convert(arguments["workload"], Workload)
     device = arguments["device"]
     compiled = arguments.get("compiled", False)
+    if "own" in arguments:
+        own = msgspec.convert(arguments["own"], OwnModel)
+        return build_own_step(own, workload, device=device, compiled=compiled), settle_of(device)
+    spec = msgspec.convert(arguments["spec"], ModelSpec)
     return build_step(spec, workload, device=device, compiled=compiled), settle_of(device)
 
 

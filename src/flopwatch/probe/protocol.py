@@ -20,8 +20,9 @@ class ProbeRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     `job` is a name in `probe/jobs.py` or `package.module:function`. `limit_bytes` is what the work may allocate on top
     of the idle process (CPU), or the allocator's total (accelerators). `n_threads` None: the cores of this process.
-    `import_from` are folders that the child may import from besides its own. With `tight_memory` freed memory goes
-    back to the system at once, so that a limit means the same every time; timings are taken without it.
+    `import_from` are folders that the child may import from besides its own, `imports` modules that it imports before
+    its memory is counted. With `tight_memory` freed memory goes back to the system at once, so that a limit means the
+    same every time; timings are taken without it.
     """
 
     job: str
@@ -32,6 +33,7 @@ class ProbeRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     n_threads: int | None = None
     tight_memory: bool = False
     import_from: list[str] = []
+    imports: list[str] = []
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

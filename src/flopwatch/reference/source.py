@@ -14,9 +14,9 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -25,14 +25,43 @@ from flopwatch.errors import InputError, MissingError
 from flopwatch.workload import Workload
 
 
+class Sizes(NamedTuple):
+    """Number and length of what a module is given; `is_tokens`: whole numbers [batch, length]."""
+
+    batch: int
+    length: int
+    is_tokens: bool
+
+
+def sizes_of(values: Sequence[Any]) -> Sizes:
+    """The sizes of the first tensor among the inputs: tokens, or samples of length 1; one where there is none."""
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            shape = tuple(value.shape)
+            is_tokens = len(shape) == 2 and not value.is_floating_point()
+            n_rows = max(1, int(shape[0])) if shape else 1
+            return Sizes(batch=n_rows, length=max(1, int(shape[1])) if is_tokens else 1, is_tokens=is_tokens)
+    return Sizes(batch=1, length=1, is_tokens=False)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Source:
-    """A module and what it is called with: `module(*args, **kwargs)`."""
+    """A module and what it is called with: `module(*args, **kwargs)`.
+
+    `has_inputs`: its maker brought them. `takes` has those of `batch` and `seq_len` that its maker was told.
+    """
 
     name: str
     module: nn.Module
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    has_inputs: bool = False
+    takes: frozenset[str] = frozenset()
+
+    @property
+    def sizes(self) -> Sizes:
+        """Number and length of what the module is called with."""
+        return sizes_of([*self.args, *self.kwargs.values()])
 
 
 def load_factory(name: str, workload: Workload, changes: Mapping[str, str] | None = None) -> Source:
@@ -42,7 +71,7 @@ def load_factory(name: str, workload: Workload, changes: Mapping[str, str] | Non
     Inputs are a tensor, a tuple, or a dictionary of keywords; without them the module is called with random token ids
     [batch, seq_len]. The current folder is on the path, as for `python -m`. Raises InputError naming what is wrong.
     """
-    function = _find(name)
+    function = find_factory(name)
     offered = {"batch": workload.batch, "seq_len": workload.seq_len}
     wanted = {key: _value(text) for key, text in (changes or {}).items()}
     parameters = _parameters(function)
@@ -57,7 +86,8 @@ def load_factory(name: str, workload: Workload, changes: Mapping[str, str] | Non
             f"{name} gave an object of type {type(module).__name__}",
             hint="it must return an nn.Module, or (module, inputs)",
         )
-    return _with_inputs(name, module, inputs, workload)
+    takes = frozenset(offered) & frozenset(parameters)
+    return _with_inputs(name, module, inputs, workload, takes=takes)
 
 
 def load_transformers(path: str, workload: Workload, *, trust_remote_code: bool = False) -> Source:
@@ -96,13 +126,25 @@ def load_transformers(path: str, workload: Workload, *, trust_remote_code: bool 
     return _with_inputs(str(path), module, None, workload)
 
 
-def _with_inputs(name: str, module: nn.Module, inputs: Any, workload: Workload) -> Source:
+def _with_inputs(
+    name: str, module: nn.Module, inputs: Any, workload: Workload, *, takes: frozenset[str] = frozenset()
+) -> Source:
     if inputs is None:
-        ids = torch.zeros((workload.batch, workload.seq_len), dtype=torch.int64, device=_device(module))
-        return Source(name=name, module=module, args=(ids,))
+        return Source(name=name, module=module, args=(_token_ids(module, workload),), takes=takes)
     if isinstance(inputs, Mapping):
-        return Source(name=name, module=module, kwargs=dict(inputs))
-    return Source(name=name, module=module, args=tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,))
+        return Source(name=name, module=module, kwargs=dict(inputs), has_inputs=True, takes=takes)
+    args = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
+    return Source(name=name, module=module, args=args, has_inputs=True, takes=takes)
+
+
+def _token_ids(module: nn.Module, workload: Workload) -> torch.Tensor:
+    """Random ids [batch, seq_len] that every table of the module has a row for, the same each time."""
+    shape, device = (workload.batch, workload.seq_len), _device(module)
+    n_rows = [part.num_embeddings for part in module.modules() if isinstance(part, nn.Embedding)]
+    if not n_rows or device.type == "meta":
+        return torch.zeros(shape, dtype=torch.int64, device=device)
+    ids = torch.randint(min(n_rows), shape, generator=torch.Generator().manual_seed(0), device="cpu")
+    return ids.to(device)
 
 
 def _device(module: nn.Module) -> torch.device:
@@ -110,7 +152,8 @@ def _device(module: nn.Module) -> torch.device:
     return torch.device("cpu") if first is None else first.device
 
 
-def _find(name: str) -> Any:
+def find_factory(name: str) -> Any:
+    """The callable behind `package.module:callable`; imports its module. Raises InputError naming what is wrong."""
     where, _, attribute = name.partition(":")
     with _current_folder_on_path():
         try:

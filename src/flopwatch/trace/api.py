@@ -110,7 +110,7 @@ def trace_model(
     kinds: tuple[str, ...] = ("meta", "fake") if tensors == "auto" else (tensors,)
     for kind in kinds:
         try:
-            with _stand_ins(model, kind) as convert:
+            with stand_ins(model, kind) as convert:
                 step = _step(model, convert(tuple(args)), convert(keywords), phase, loss)
                 return trace(step, model=model, **options)  # type: ignore[arg-type]
         except TraceError:
@@ -149,7 +149,7 @@ def _loss_of(output: Any) -> torch.Tensor:
 
 
 @contextlib.contextmanager
-def _stand_ins(model: nn.Module, kind: str) -> Iterator[Callable[[Any], Any]]:
+def stand_ins(model: nn.Module, kind: str) -> Iterator[Callable[[Any], Any]]:
     """The model's parameters and buffers replaced by tensors without data while this is entered; how to do the same."""
     if kind == "real":
         yield lambda value: value

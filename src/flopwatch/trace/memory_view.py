@@ -63,7 +63,7 @@ def trace_step(spec: ModelSpec, workload: Workload, *, n_steps: int = N_STEPS, h
         step = make_step(model, workload)
 
         def steps() -> None:
-            with _HiddenTensors() if hidden_tensors else contextlib.nullcontext():  # type: ignore[no-untyped-call]
+            with HiddenTensors() if hidden_tensors else contextlib.nullcontext():  # type: ignore[no-untyped-call]
                 for _ in range(n_steps):
                     step()
 
@@ -89,7 +89,7 @@ def _tensors(model: nn.Module) -> Iterator[tuple[dict[str, Any], str, torch.Tens
                     yield table, name, tensor
 
 
-class _HiddenTensors(TorchDispatchMode):
+class HiddenTensors(TorchDispatchMode):
     """Makes visible what two operators allocate inside, out of sight of any dispatch mode.
 
     A matmul copies an operand with a stride of 0, which no library can read; a safe softmax makes a mask of all scores.

@@ -1,0 +1,242 @@
+"""What a probe says of a model that the user's code makes: its work and its memory, from runs without data.
+
+This runs in a child: the module, and whatever importing it does, never enter the process that asks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
+
+import msgspec
+import torch
+
+from flopwatch.api.memory import memory_result
+from flopwatch.cost.eager.tape import Tape
+from flopwatch.cost.memory import MemoryEstimate
+from flopwatch.errors import FlopwatchError, InputError
+from flopwatch.model.own import OwnModel
+from flopwatch.reference.own import LossKind, OwnStep, made_dtype, placed
+from flopwatch.reference.source import Source, find_factory, load_factory
+from flopwatch.trace.api import TraceError, stand_ins, trace
+from flopwatch.trace.memory_view import HiddenTensors
+from flopwatch.trace.replay import AnyBatch, BatchDependentError, n_steps_of
+from flopwatch.trace.result import Trace
+from flopwatch.trace.timeline import tape_of
+from flopwatch.workload import Workload
+
+_CONVOLVES: Final = (
+    "kernels of a convolution may copy their inputs into a layout of their own, as on a CPU, which no run without data"
+    " sees: the predicted memory is too low by that"
+)
+_CHECKED: Final = 7  # a batch beside those that the lines go through
+
+
+class _NotWithoutDataError(FlopwatchError):
+    """The user's code cannot make its module on tensors without data."""
+
+
+def own_work(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The fields of `api.own.OwnWork` for `own` at `workload`, as far as they are in what is `wanted` (see there).
+
+    `keep_dtype`: the weights stay in the dtype that they are made in, whatever the workload says. Raises InputError
+    for a factory that gives no module, or inputs that are not of the size that was asked for.
+    """
+    own = msgspec.convert(arguments["own"], OwnModel)
+    asked = msgspec.convert(arguments["workload"], Workload)
+    find_factory(own.factory)  # imported before anything is made on another device
+    source = _first_source(own, asked)
+    work = _settled(source, asked, keep_dtype=arguments["keep_dtype"])
+    facts: dict[str, Any] = {
+        "takes_batch": _takes_batch(source),
+        "takes_seq_len": not source.has_inputs or "seq_len" in source.takes,
+        "batch": work.batch,
+        "seq_len": work.seq_len,
+        "unit": "tokens" if source.sizes.is_tokens or "seq_len" in source.takes else "samples",
+        "dtype": work.dtype,
+        "n_params": sum(parameter.numel() for parameter in source.module.parameters()),
+    }
+    if arguments["wanted"] == "work":
+        return facts | _flops(own, work) | _without_failing(lambda: _peak(own, work))
+    if arguments["wanted"] == "lines" and facts["takes_batch"]:
+        return facts | _without_failing(lambda: _lines(own, work))
+    return facts
+
+
+def _flops(own: OwnModel, workload: Workload) -> dict[str, Any]:
+    """FLOPs by dtype of one step, what was not counted, and which loss was taken."""
+    kinds = ("meta", "fake", "real") if workload.precision == "pure" else ("fake", "real")  # autocast passes meta by
+    made, loss_kind = _traced(own, workload, n_steps=1, kinds=kinds)
+    by_dtype = {dtype: row for dtype, row in made.by_dtype().items() if row.model_flops}
+    return {
+        "loss": loss_kind,
+        "model_flops": {dtype: row.model_flops for dtype, row in by_dtype.items()},
+        "hardware_flops": {dtype: row.hardware_flops - row.optimizer for dtype, row in by_dtype.items()},
+        "uncounted": [msgspec.to_builtins(entry) for entry in made.uncounted],
+        "notes": [*made.notes, *([_CONVOLVES] if _convolves(made) else [])],
+    }
+
+
+def _convolves(made: Trace) -> bool:
+    return any("convolution" in op for op in made.by_operator())
+
+
+def _first_source(own: OwnModel, workload: Workload) -> Source:
+    with contextlib.suppress(_NotWithoutDataError):
+        return _without_data(own, workload)
+    return load_factory(own.factory, workload, own.changes)
+
+
+def _without_data(own: OwnModel, workload: Workload) -> Source:
+    try:
+        with torch.device("meta"):
+            return load_factory(own.factory, workload, own.changes)
+    except InputError:
+        raise
+    except Exception as error:  # what stops the user's code without data is known only to that code
+        raise _NotWithoutDataError(str(error)) from error
+
+
+def _takes_batch(source: Source) -> bool:
+    return not source.has_inputs or "batch" in source.takes
+
+
+def _settled(source: Source, asked: Workload, *, keep_dtype: bool) -> Workload:
+    """The workload that really runs: batch and length of the inputs that were made, and the dtype of the weights."""
+    sizes = source.sizes
+    if _takes_batch(source) and sizes.batch != asked.batch:
+        raise InputError(
+            f"{source.name} made inputs of {sizes.batch} rows for a batch of {asked.batch}",
+            hint="the first dimension of its first input must be the batch",
+        )
+    if asked.batch not in {1, sizes.batch}:
+        raise InputError(
+            f"{source.name} brings inputs of batch {sizes.batch}, so that batch {asked.batch} cannot be made",
+            hint="give the factory a parameter `batch`, and make the inputs of that size",
+        )
+    seq_len = sizes.length
+    if "seq_len" in source.takes:
+        if sizes.is_tokens and sizes.length != asked.seq_len:
+            raise InputError(
+                f"{source.name} made inputs of {sizes.length} tokens for a seq_len of {asked.seq_len}",
+                hint="its first input must be [batch, seq_len]",
+            )
+        seq_len = asked.seq_len
+    is_kept = keep_dtype and asked.precision == "pure"
+    dtype = made_dtype(source) if is_kept else asked.dtype
+    fields = asked.to_dict() | {"batch": sizes.batch, "seq_len": seq_len, "dtype": dtype}
+    return msgspec.convert(fields, Workload)
+
+
+def _traced(
+    own: OwnModel, workload: Workload, *, n_steps: int, kinds: Sequence[str], memory_events: bool = False
+) -> tuple[Trace, LossKind | None]:
+    """The trace of `n_steps` steps on the cheapest tensors that it runs on, and which loss was taken.
+
+    Whatever stops an attempt without data, a later one shows whether it is the code's own fault.
+    """
+    failed: Exception | None = None
+    for source, kind in _attempts(own, workload, kinds):
+        try:
+            return _trace(source, workload, kind, n_steps=n_steps, memory_events=memory_events)
+        except Exception as error:  # noqa: BLE001 - the user's code: it is raised when nothing else is left to try
+            failed = error
+    assert failed is not None
+    raise failed
+
+
+def _attempts(own: OwnModel, workload: Workload, kinds: Sequence[str]) -> Iterator[tuple[Source, str]]:
+    """A source and the tensors to run it on: made without data where its code allows that, then as it is."""
+    with contextlib.suppress(_NotWithoutDataError):
+        empty = placed(_without_data(own, workload), workload)
+        yield from ((empty, kind) for kind in ("meta", "fake") if kind in kinds)
+    full = placed(load_factory(own.factory, workload, own.changes), workload)
+    yield from ((full, kind) for kind in ("fake", "real") if kind in kinds)
+
+
+def _trace(
+    source: Source, workload: Workload, kind: str, *, n_steps: int, memory_events: bool
+) -> tuple[Trace, LossKind | None]:
+    with stand_ins(source.module, kind) as convert:
+        args, kwargs = convert((tuple(source.args), dict(source.kwargs)))
+        step = OwnStep(dataclasses.replace(source, args=args, kwargs=kwargs), workload)
+
+        def steps() -> None:
+            with HiddenTensors() if memory_events else contextlib.nullcontext():  # type: ignore[no-untyped-call]
+                for _ in range(n_steps):
+                    step()
+
+        made = trace(steps, model=source.module, attention=workload.attention, memory_events=memory_events)
+    return made, step.loss_kind
+
+
+def _without_failing(predict: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What a prediction says, or why there is none."""
+    try:
+        return predict()
+    except BatchDependentError as error:
+        return {"no_prediction": error.message}
+    except Exception as error:  # noqa: BLE001 - the user's code, which may do without a prediction
+        lines = str(error).splitlines() or [type(error).__name__]
+        return {"no_prediction": f"its step does not run without data ({lines[0][:200]})"}
+
+
+def _peak(own: OwnModel, workload: Workload) -> dict[str, Any]:
+    """The parts of the peak at this batch."""
+    parts = _tape(own, workload).peak().parts
+    return {"predicted_parts": {name: n_bytes for name, n_bytes in parts.items() if n_bytes}}
+
+
+def _lines(own: OwnModel, workload: Workload) -> dict[str, Any]:
+    """The peak at batch 1, and the lines whose highest is the peak at any other."""
+    any_batch = AnyBatch(lambda batch: _tape(own, msgspec.structs.replace(workload, batch=batch)))
+    any_batch.check(_CHECKED)
+    return {"first_peak_bytes": any_batch.peak_bytes(1), "peak_lines": peak_lines(any_batch)}
+
+
+def _tape(own: OwnModel, workload: Workload) -> Tape:
+    return tape_of(_traced(own, workload, n_steps=n_steps_of(workload), kinds=("fake",), memory_events=True)[0])
+
+
+def own_memory(arguments: dict[str, Any]) -> dict[str, Any]:
+    """A MemoryResult, as plain data, of the user's step at `workload`: from a run of it without data.
+
+    Raises FlopwatchError for code that does not run without data.
+    """
+    own = msgspec.convert(arguments["own"], OwnModel)
+    asked = msgspec.convert(arguments["workload"], Workload)
+    find_factory(own.factory)
+    work = _settled(_first_source(own, asked), asked, keep_dtype=arguments["keep_dtype"])
+    try:
+        tape = _tape(own, work)
+    except TraceError as error:
+        raise FlopwatchError(error.message, hint="`flopwatch fit` and `bench` measure what it takes") from error
+    peak = tape.peak()
+    assumptions = (
+        f"{n_steps_of(work)} steps of your own code traced on tensors without data, operators as a CPU runs them",
+        "gradients that meet are added into a new tensor, as a dispatch mode sees them (a real run adds in place)",
+    )
+    estimate = MemoryEstimate(peak_bytes=peak.n_bytes, parts=peak.parts, assumptions=assumptions, peak=peak)
+    found: dict[str, Any] = memory_result(own.name, work, estimate, tape, source="trace").to_dict()
+    return found
+
+
+def peak_lines(any_batch: AnyBatch) -> list[list[int]]:
+    """Pairs [a, b]: the peak at a batch from 2 on is the highest a + b * batch."""
+    events, at_two = any_batch.events_at(2)
+    at_three = any_batch.events_at(3)[1]
+    highest: dict[int, int] = {}  # bytes a sequence -> the most bytes that are there beside them
+    alive_a = alive_b = 0
+    for event in events:
+        number, sign = (event, 1) if event >= 0 else (~event, -1)
+        b = at_three[number] - at_two[number]
+        alive_a += sign * (at_two[number] - 2 * b)
+        alive_b += sign * b
+        highest[alive_b] = max(alive_a, highest.get(alive_b, alive_a))
+    kept: list[list[int]] = []
+    for b, a in sorted(highest.items(), reverse=True):
+        if not kept or a > kept[-1][0]:  # else a line that grows faster lies above it at every batch
+            kept.append([a, b])
+    return kept
