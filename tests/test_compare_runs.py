@@ -111,6 +111,16 @@ def test_another_machine_is_warned_of():
     assert not [warning for warning in warnings if warning.startswith("torch ")]
 
 
+def test_another_optimizer_is_warned_of():
+    """The change may be the optimizer's; a record from before that says nothing of it is not asked."""
+    before, after = _bench(), _bench()
+    before["results"][0]["details"]["optimizer"] = "adamw"
+    after["results"][0]["details"]["optimizer"] = "adamw fused"
+    _, warnings = _changes(before, after)
+    assert [warning.partition(": ")[2] for warning in warnings] == ["optimizer is adamw before and adamw fused after"]
+    assert _changes(_bench(), after)[1] == []
+
+
 def test_another_batch_is_compared_and_warned_of():
     """`--batch max` may find another batch: tokens/s still compare."""
     after = _bench()

@@ -11,6 +11,7 @@ from flopwatch.errors import SpecError
 Phase = Literal["forward", "train", "prefill", "decode"]
 DType = Literal["fp32", "tf32", "bf16", "fp16", "fp8", "int8", "fp64"]
 Optimizer = Literal["adamw", "sgd", "none"]
+AdamW = Literal["auto", "single", "foreach", "fused"]
 Recompute = Literal["none", "full"]
 Attention = Literal["auto", "math", "flash"]
 Ops = Literal["elementary", "fused"]
@@ -26,6 +27,7 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     forward: all logits, no gradients. train: loss, backward, optimizer. prefill: fills the KV cache, logits of the
     last token. decode: one new token for each sequence, attending to `seq_len` keys, its own included.
+    `adamw`: how AdamW updates, one parameter after the other, all at once, or in one kernel; auto is torch's choice.
     Raises SpecError (exit code 2) for a size below 1.
     """
 
@@ -35,6 +37,7 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     dtype: DType = "fp32"
     precision: Precision = "pure"
     optimizer: Optimizer = "adamw"
+    adamw: AdamW = "auto"
     loss: Loss = "cross-entropy"
     recompute: Recompute = "none"
     attention: Attention = "auto"
@@ -51,6 +54,10 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                 f"recompute={self.recompute} has no meaning in phase {self.phase}",
                 hint="activations are recomputed in a backward pass: use phase train",
             )
+        if self.adamw != "auto" and self.optimizer != "adamw":
+            raise SpecError(
+                f"adamw={self.adamw} contradicts optimizer={self.optimizer}", hint="leave one of the two out"
+            )
         if self.ops == "elementary" and self.attention == "flash":
             raise SpecError(
                 "attention=flash contradicts ops=elementary",
@@ -61,6 +68,11 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def is_train(self) -> bool:
         """Whether gradients are computed and weights updated."""
         return self.phase == "train"
+
+    @property
+    def optimizer_name(self) -> str:
+        """The optimizer as it is printed: `adamw`, `adamw fused`, `sgd`, `none`."""
+        return self.optimizer if self.adamw == "auto" else f"{self.optimizer} {self.adamw}"
 
     @property
     def n_queries(self) -> int:

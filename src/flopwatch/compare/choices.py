@@ -38,6 +38,10 @@ def choices_for(workload: Workload, *, kind: str, compiled: bool) -> list[Choice
     if workload.is_train:
         value = "none" if workload.recompute == "full" else "full"
         found.append(changed("recompute", value, recompute=value))
+    if workload.is_train and workload.optimizer == "adamw":
+        other = "auto" if workload.adamw == "fused" else "fused"
+        work = msgspec.structs.replace(workload, adamw=other)
+        found.append(Choice(name="optimizer", value=work.optimizer_name, workload=work, compiled=compiled))
     batches = [workload.batch // 2, 2 * workload.batch] if workload.batch > 1 else [2]
     found += [changed("batch", str(batch), batch=batch) for batch in batches]
     return [*found, Choice(name="compile", value="no" if compiled else "yes", workload=workload, compiled=not compiled)]

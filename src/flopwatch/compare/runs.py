@@ -30,6 +30,7 @@ clock, neighbours); repetitions of one benchmark on a quiet machine stay within 
 FEWEST_SAMPLES: Final = 3
 _INNER: Final = {"counts": "count", "fits": "fit", "benches": "bench"}
 _MACHINE: Final = ("device", "cpu", "machine", "os", "torch", "python", "n_threads", "n_affinity_cores", "n_cores")
+_SET_UP: Final = ("optimizer", "compiled", "loss")
 _ONE_TRY: Final = "one measurement on a side: its noise is not known"
 _FEW: Final = f"fewer than {FEWEST_SAMPLES} samples on a side: their noise is not known"
 
@@ -44,11 +45,12 @@ class _Figure(NamedTuple):
 
 
 class _Item(NamedTuple):
-    """One result: what it is of, the size it is at, and its figures."""
+    """One result: what it is of, the size it is at, its figures, and how the step was set up."""
 
     of: tuple[str, str, str | None, str | None]
     size: tuple[int | None, int | None]
     figures: dict[str, _Figure]
+    set_up: dict[str, Any]
 
 
 def compare_records(before: Record, after: Record) -> tuple[list[CompareResult], list[str]]:
@@ -69,6 +71,7 @@ def compare_records(before: Record, after: Record) -> tuple[list[CompareResult],
         if new is not None:
             left.remove(old)
             right.remove(new)
+            warnings += _set_up_warnings(old, new)
             results.append(_compare(old, new))
     for old in list(left):
         news = [item for item in right if item.of == old.of]
@@ -76,6 +79,7 @@ def compare_records(before: Record, after: Record) -> tuple[list[CompareResult],
             left.remove(old)
             right.remove(news[0])
             warnings.append(f"{_name(old)}: batch x seq is {_size(old)} before and {_size(news[0])} after")
+            warnings += _set_up_warnings(old, news[0])
             results.append(_compare(old, news[0]))
     warnings += [f"{_name(item)} is only in the first record" for item in left]
     warnings += [f"{_name(item)} is only in the second record" for item in right]
@@ -103,7 +107,8 @@ def _item(result: Any, kind: str) -> _Item:
     name = fields.get("model") or fields["device"]
     variant = fields["convention"] if kind in {"count", "mfu"} else fields.get("dtype")
     size = (None, fields.get("seq_len")) if kind == "fit" else (fields.get("batch"), fields.get("seq_len"))
-    return _Item((kind, name, fields.get("phase"), variant), size, _FIGURES[kind](result))
+    set_up = {key: fields["details"][key] for key in _SET_UP if key in fields["details"]}
+    return _Item((kind, name, fields.get("phase"), variant), size, _FIGURES[kind](result), set_up)
 
 
 def _count_figures(result: CountResult) -> dict[str, _Figure]:
@@ -235,6 +240,15 @@ def _machine_warnings(before: Mapping[str, Any], after: Mapping[str, Any]) -> li
         f"{name} differs: {before.get(name)} before, {after.get(name)} after"
         for name in _MACHINE
         if before.get(name) != after.get(name)
+    ]
+
+
+def _set_up_warnings(old: _Item, new: _Item) -> list[str]:
+    """What of the step itself differs, so that a change may be that; a record that does not say is not asked."""
+    return [
+        f"{_name(old)}: {key} is {old.set_up[key]} before and {new.set_up[key]} after"
+        for key in old.set_up
+        if key in new.set_up and old.set_up[key] != new.set_up[key]
     ]
 
 

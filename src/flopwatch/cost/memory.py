@@ -48,11 +48,11 @@ def estimate_memory(
 ) -> MemoryEstimate:
     """The predicted peak of a step of `workload`, in steady state (the optimizer's moments are there).
 
-    `foreach`: AdamW updates all parameters at once, torch's default on CUDA. `tuning`: frozen parameters, adapters,
-    and other AdamWs. Bytes are those that the program asks for; an allocator's rounding and a device's context are not
-    in it. Raises SpecError for what cannot be estimated.
+    `foreach`: AdamW updates all parameters at once, torch's default on CUDA, unless the workload says how. `tuning`:
+    frozen parameters, adapters, and other AdamWs. Bytes are those that the program asks for; an allocator's rounding
+    and a device's context are not in it. Raises SpecError for what cannot be estimated.
     """
-    tuning = _tuning(tuning, foreach=foreach)
+    tuning = _tuning(tuning, workload, foreach=foreach)
     tape = step_tape(spec, workload, device_type=device_type, tuning=tuning)
     peak = tape.peak()
     return MemoryEstimate(
@@ -73,15 +73,17 @@ def step_tape(
     tuning: Tuning | None = None,
 ) -> Tape:
     """Every allocation and release of the network and `n_steps` steps; raises SpecError for what has no such step."""
-    tuning = _tuning(tuning, foreach=foreach)
+    tuning = _tuning(tuning, workload, foreach=foreach)
     _check(spec, workload)
     return write_tape(spec, workload, tuning=tuning, device_type=device_type, n_steps=n_steps)
 
 
-def _tuning(tuning: Tuning | None, *, foreach: bool) -> Tuning:
-    """The tuning that is meant: `foreach` is short for the AdamW of that name."""
+def _tuning(tuning: Tuning | None, workload: Workload, *, foreach: bool) -> Tuning:
+    """The tuning that is meant: `foreach` is short for the AdamW of that name, where the workload names none."""
     if tuning is not None:
         return tuning
+    if workload.adamw != "auto":
+        return Tuning(adamw=workload.adamw)
     return Tuning(adamw="foreach") if foreach else Tuning()
 
 

@@ -58,13 +58,15 @@ def make_step(model: Reference, workload: Workload, *, seed: int = 0) -> Step:
 
 
 def make_optimizer(model: nn.Module, workload: Workload) -> torch.optim.Optimizer | None:
-    """The workload's optimizer over the parameters that are trained, with torch's defaults."""
+    """The workload's optimizer over the parameters that are trained, with torch's defaults where it says nothing."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if workload.optimizer == "none" or not trained:
         return None
     if workload.optimizer == "sgd":
         return torch.optim.SGD(trained, lr=1e-4)
-    return torch.optim.AdamW(trained, lr=1e-4)
+    if workload.adamw == "auto":
+        return torch.optim.AdamW(trained, lr=1e-4)
+    return torch.optim.AdamW(trained, lr=1e-4, foreach=workload.adamw == "foreach", fused=workload.adamw == "fused")
 
 
 def _random_ids(model: Reference, workload: Workload, device: torch.device, seed: int) -> Tensor:

@@ -110,7 +110,7 @@ def predict_batch(
     """The largest batch of `workload` that fits a CUDA device whose allocator may reserve `limit_bytes`.
 
     Replays the written-out step through the model of torch's allocator: a forward once, training for two steps.
-    AdamW is torch's default on CUDA (foreach) unless `tuning` says else.
+    AdamW is torch's default on CUDA (foreach) unless `tuning` or the workload says else.
     """
     n_steps = n_steps_of(workload)
     batch, usage = _largest(usage_at(spec, workload, tuning=tuning), limit_bytes)
@@ -133,7 +133,7 @@ def usage_at(
 ) -> UsageAt:
     """A function of batch and limit: what torch's allocator reserves on a CUDA device for steps of `workload`."""
     steps = n_steps or n_steps_of(workload)
-    tuning = tuning or Tuning(adamw="foreach")
+    tuning = tuning or Tuning(adamw="foreach" if workload.adamw == "auto" else workload.adamw)
 
     def make(batch: int) -> Tape:
         work = msgspec.structs.replace(workload, batch=batch)
