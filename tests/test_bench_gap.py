@@ -60,6 +60,8 @@ def test_the_parts_add_up_to_the_measured_step_and_their_losses_to_the_gap(step_
     assert parts["memory"].measured_s == pytest.approx(0.05)
     assert parts["optimizer"].measured_s == pytest.approx(0.03)
     assert parts["overhead"].measured_s == 0.04
+    assert parts["data"].measured_s == 0.0
+    assert "before the clock starts" in parts["data"].source
     assert parts["unexplained"].measured_s == pytest.approx(step_s - 0.82)
     assert math.fsum(part.measured_s for part in found.parts) == pytest.approx(step_s)
     assert math.fsum(part.gap_s for part in found.parts) == pytest.approx(step_s - found.roofline_s)
@@ -75,6 +77,7 @@ def test_the_roofline_of_the_parts_is_that_of_the_step():
     assert least["optimizer"] == pytest.approx(7 * 4 * n_params / 1e9)
     assert {group_of_row(row) for row in roofline(SPEC, WORK, ROOF).operators} == set(least) - {
         "overhead",
+        "data",
         "unexplained",
     }
 

@@ -72,6 +72,28 @@ def test_the_largest_disagreement_comes_first_and_is_named():
     assert found.rows[0].to_dict()["modules"] == ["lm_head"]
 
 
+def test_terms_that_agree_stand_in_the_order_of_their_size():
+    """Nothing disagrees: the head is the largest; equal ones keep the order of phases and names."""
+    terms = {"layers.attention.k": 20, "layers.attention.q": 20, "head": 500, "layers.ffn.up": 90}
+    closed = StepFlops(forward=Tally(terms), backward=Tally({"head": 20}), recompute=Tally(), in_kernel=Tally())
+    modules = {
+        "model.layers.0.self_attn.q_proj": {"forward": 20},
+        "model.layers.0.self_attn.k_proj": {"forward": 20},
+        "model.layers.0.mlp.up_proj": {"forward": 90},
+        "lm_head": {"forward": 500, "backward": 20},
+    }
+    for order in (modules, dict(reversed(modules.items()))):
+        found = reconcile(closed, order)
+        assert found.is_exact
+        assert [(row.name, row.phase, row.traced) for row in found.rows] == [
+            ("head", "forward", 500),
+            ("layers.ffn.up", "forward", 90),
+            ("layers.attention.k", "forward", 20),
+            ("layers.attention.q", "forward", 20),
+            ("head", "backward", 20),
+        ]
+
+
 def test_terms_that_one_module_computes_are_compared_together():
     """A fused projection in one layer and separate ones in another: one group of three."""
     closed = _closed(**{"layers.attention.q": 40, "layers.attention.k": 20, "layers.attention.v": 20})

@@ -27,6 +27,7 @@ _NO_WORK: Final = (
     "type_as", "is_nonzero",
 )  # fmt: skip
 _ROUGH: Final = 0.10
+_NO_DATA: Final = "inputs are made before the clock starts: waiting for a loader is seen with fw.Meter in your own loop"
 
 
 class GapProbes(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,6 +78,7 @@ def split_gap(step_s: float, roofline: RooflineResult, probes: GapProbes) -> Gap
         if seen[name] or least[name]
     ]
     parts.append(GapPart(name="overhead", measured_s=overhead_s, roofline_s=0.0, source=source))
+    parts.append(GapPart(name="data", measured_s=0.0, roofline_s=0.0, source=_NO_DATA))
     left_s = step_s - math.fsum(part.measured_s for part in parts)
     parts.append(GapPart(name="unexplained", measured_s=left_s, roofline_s=0.0, source="what the parts leave over"))
     return GapSplit(

@@ -90,7 +90,7 @@ class TermRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reconciliation(msgspec.Struct, frozen=True, kw_only=True):
-    """Every group of terms in every phase, the largest disagreement first."""
+    """Every group of terms in every phase, the largest disagreement first, then the largest term."""
 
     rows: tuple[TermRow, ...]
 
@@ -140,7 +140,12 @@ def reconcile(closed_form: StepFlops, modules: Mapping[str, Mapping[str, int]]) 
         rows += [_row(phase, group, names[group], closed[group], traced[group]) for group in groups]
         rows += [_row(phase, (), (kind,), 0, flops) for kind, flops in strangers.items()]
     seen = [row for row in rows if row.closed_form or row.traced]
-    return Reconciliation(rows=tuple(sorted(seen, key=lambda row: -abs(row.difference))))
+    return Reconciliation(rows=tuple(sorted(seen, key=_rank)))
+
+
+def _rank(row: TermRow) -> tuple[int, int, int, str]:
+    """The order of rows: disagreement, then size, the largest first; equal ones by phase and name."""
+    return -abs(row.difference), -max(row.closed_form, row.traced), PHASES.index(row.phase), row.name
 
 
 def terms_of_module(path: str) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ import msgspec
 from flopwatch.cost.traffic import linears
 from flopwatch.measure.bench import BenchRequest, bench_step
 from flopwatch.measure.series import ProbeSeries, Progress, answer_of
+from flopwatch.model.own import OwnModel
 from flopwatch.model.spec import ModelSpec
 from flopwatch.probe.protocol import ProbeRequest
 from flopwatch.workload import Workload
@@ -23,17 +24,18 @@ def profile_step(request: BenchRequest, series: ProbeSeries) -> dict[str, Any]:
 
 def matmuls_alone_s(request: BenchRequest, series: ProbeSeries) -> float | None:
     """Seconds that the linear layers of a step take by themselves; None where experts share them out."""
-    if request.spec.moe is not None:
+    spec = request.spec
+    if isinstance(spec, OwnModel) or spec.moe is not None:
         return None
-    series.watch(Progress(label=f"{request.spec.name}: its matmuls alone"))
-    arguments = {"dtype": request.workload.dtype, "matmuls": matmuls_of(request.spec, request.workload)}
+    series.watch(Progress(label=f"{spec.name}: its matmuls alone"))
+    arguments = {"dtype": request.workload.dtype, "matmuls": matmuls_of(spec, request.workload)}
     found = answer_of(series.ask(_probe("time_matmuls", arguments, request)), what="timing the matmuls")
     return float(found["total_s"])
 
 
 def empty_step_s(request: BenchRequest, series: ProbeSeries) -> float | None:
     """Seconds of a step of as many operators that do next to nothing; None for a network that cannot be shrunk."""
-    small = shrunk(request.spec)
+    small = None if isinstance(request.spec, OwnModel) else shrunk(request.spec)
     if small is None:
         return None
     work = msgspec.structs.replace(

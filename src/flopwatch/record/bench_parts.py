@@ -96,7 +96,7 @@ class ChoiceRow(msgspec.Struct, frozen=True, kw_only=True):
 class GapPart(msgspec.Struct, frozen=True, kw_only=True):
     """One part of a step: seconds that it took, seconds that the roofline gives it, and where the first come from."""
 
-    name: Literal["matmul", "attention", "memory", "optimizer", "overhead", "unexplained"]
+    name: Literal["matmul", "attention", "memory", "optimizer", "overhead", "data", "unexplained"]
     measured_s: float
     roofline_s: float
     source: str
@@ -109,6 +109,8 @@ class GapPart(msgspec.Struct, frozen=True, kw_only=True):
 
 class GapSplit(msgspec.Struct, frozen=True, kw_only=True):
     """Why a step is slower than its roofline: parts that add up to the measured time, `unexplained` included.
+
+    `data` is there to say that it is 0: a benchmark makes its inputs before the clock starts.
 
     `matmuls_alone_s` is what the step's matmuls take at their shapes outside of it, `profiled_s` the step under the
     profiler, where the operators' times come from: both are there to be compared.
