@@ -7,6 +7,7 @@ import sys
 import msgspec
 import pytest
 
+from flopwatch.cli import run
 from flopwatch.device.catalog import find_device
 from flopwatch.device.detect import detect
 from flopwatch.device.machine import Accelerator, Machine
@@ -64,6 +65,29 @@ def test_a_kept_peak_is_found_again_and_nothing_is_measured(machine, store):
     assert first.result == second.result
     assert second.source.startswith("fp32 matmul measured here on 20")
     assert peak.find_stored_peak(store, machine, "bf16") is None
+
+
+def test_devices_shows_what_was_measured_here_beside_the_datasheets(machine, tmp_path, capsys, monkeypatch):
+    """A kept peak of 200 GFLOP/s stands below the row of this machine; no store is made where there is none."""
+    path = tmp_path / "runs.sqlite"
+    monkeypatch.setenv("COLUMNS", "200")
+    assert run(["devices", "--store", str(path)]) == 0
+    assert "measured here" not in capsys.readouterr().out
+    assert not path.exists()
+    with Store(path) as opened:
+        peak.keep_peak(opened, machine, peak.measure_peak("bf16", machine, run=_probe()))
+    assert run(["devices", "--store", str(path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (row,) = [n for n, line in enumerate(lines) if "measured here since" in line]
+    assert machine.name in lines[row - 1]
+    assert "200.0 GFLOP/s" in lines[row]
+    assert run(["devices", "--store", str(path), "--json"]) == 0
+    here = json.loads(capsys.readouterr().out)["results"][0]
+    assert here["peaks"] == []
+    assert here["details"]["measured_peaks"][0]["flops_per_s"] == 200e9
+    path.write_text("no store")
+    assert run(["devices", "--store", str(path)]) == 0
+    assert "measured peaks are n/a" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,15 @@
 """A memory limit on a CPU is exact, means the same every time, and running into it is an answer."""
 
+import types
 from pathlib import Path
 
+import psutil
 import pytest
+import torch
 
+from flopwatch.probe.child import _make_current
 from flopwatch.probe.failures import classify_error
+from flopwatch.probe.jobs_device import device_memory
 from flopwatch.probe.protocol import ProbeRequest
 from flopwatch.probe.runner import ProbeRunner
 
@@ -57,6 +62,22 @@ def test_the_same_work_takes_the_same_memory_to_the_byte_each_time():
     if not layout["is_fixed"]:
         pytest.skip("this system does not let a process choose its layout")
     assert len(set(peaks)) == 1
+
+
+def test_free_memory_is_told_of_a_cpu_too():
+    """Of what this process may use; there is no accelerator's allocator to ask."""
+    found = device_memory({"device": "cpu"})
+    assert 0 < found["free_bytes"] <= found["total_bytes"] <= psutil.virtual_memory().total
+
+
+def test_limits_and_peaks_are_of_the_device_that_was_named(monkeypatch):
+    """torch's memory functions mean the current device: a probe on cuda:1 makes it that one."""
+    chosen = []
+    fake = types.SimpleNamespace(set_device=chosen.append)
+    monkeypatch.setattr(torch, "get_device_module", lambda _device: fake)
+    for device in ("cpu", "cuda", "cuda:1", "xpu:3"):
+        _make_current(device)
+    assert chosen == ["cuda:1", "xpu:3"]
 
 
 def test_what_no_limit_stopped_is_still_out_of_memory(runner):

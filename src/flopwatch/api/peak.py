@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from flopwatch.device.machine import Machine
 from flopwatch.measure.dtype import default_dtype
-from flopwatch.measure.peak import FULL_S, QUICK_S, keep_peak, measure_bandwidth, measure_peak
+from flopwatch.measure.peak import (
+    FULL_S,
+    QUICK_S,
+    StoredPeak,
+    dtypes_of,
+    find_stored_peak,
+    keep_peak,
+    measure_bandwidth,
+    measure_peak,
+)
 from flopwatch.measure.series import ProbeSeries
 from flopwatch.record import PeakResult
-from flopwatch.store import Store
+from flopwatch.store import Store, default_path
 from flopwatch.workload import DType
 
 
@@ -25,3 +37,16 @@ def peak(
     if store is not None:
         keep_peak(store, machine, result)
     return result
+
+
+def stored_peaks(machine: Machine, *, store: Path | None = None) -> list[StoredPeak]:
+    """The peaks that were measured on this machine before and still hold; none where nothing was kept yet.
+
+    Raises StoreError for a store that cannot be read.
+    """
+    path = store if store is not None else default_path()
+    if not path.exists():
+        return []
+    with Store(path) as opened:
+        found = [find_stored_peak(opened, machine, dtype) for dtype in dtypes_of(machine)]
+    return [peak for peak in found if peak is not None and peak.holds]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -25,8 +26,13 @@ def device_result(device: Device, *, dtype: str | None = None) -> DeviceResult:
     )
 
 
-def machine_result(machine: Machine, *, dtype: str | None = None) -> DeviceResult:
-    """This machine's device: what it reports of itself, with the peaks of its row of the catalogue if it has one."""
+def machine_result(
+    machine: Machine, *, dtype: str | None = None, measured: Sequence[Mapping[str, Any]] = ()
+) -> DeviceResult:
+    """This machine's device: what it reports of itself, with the peaks of its row of the catalogue if it has one.
+
+    `measured` are the peaks that were measured here, kept beside them and never among them.
+    """
     row = machine.device
     peaks = [] if row is None else [peak for peak in row.peaks if dtype in {None, peak.dtype}]
     return DeviceResult(
@@ -39,6 +45,7 @@ def machine_result(machine: Machine, *, dtype: str | None = None) -> DeviceResul
         details={
             "catalogue": None if row is None else row.label,
             "why_no_peaks": machine.why_no_device,
+            "measured_peaks": [dict(peak) for peak in measured if dtype in {None, peak["dtype"]}],
             "memory_free_bytes": machine.memory_free_bytes,
             "cpu": msgspec.to_builtins(machine.cpu),
             "accelerator": msgspec.to_builtins(machine.accelerator),

@@ -57,6 +57,16 @@ class StoredPeak(msgspec.Struct, frozen=True, kw_only=True):
         """Whether the machine was quiet; if not, the figure is a lower bound, and an MFU of it an upper one."""
         return bool(self.result.details["is_steady"])
 
+    def summary(self) -> dict[str, Any]:
+        """The figures and how good they are, as plain data."""
+        return {
+            "dtype": self.result.dtype,
+            "flops_per_s": self.result.flops_per_s,
+            "bandwidth_bytes_per_s": self.result.bandwidth_bytes_per_s,
+            "created": self.created,
+            "is_steady": self.is_steady,
+        }
+
     @property
     def source(self) -> str:
         """Where it comes from, as it stands beside a percentage."""

@@ -17,8 +17,12 @@ def detect(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def device_memory(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Free and total bytes of an accelerator, seen from a process that has its context: `{free_bytes, total_bytes}`."""
-    module = torch.get_device_module(arguments["device"])
+    """Free and total bytes of a device, seen from a process that has its context: `{free_bytes, total_bytes}`."""
+    device = arguments["device"]
+    if device.split(":")[0] == "cpu":
+        cpu = detect_machine("cpu").cpu
+        return {"free_bytes": cpu.memory_free_bytes, "total_bytes": cpu.memory_total_bytes}
+    module = torch.get_device_module(device)
     if hasattr(module, "mem_get_info"):
         free_bytes, total_bytes = module.mem_get_info()
     else:  # MPS shares the machine's memory

@@ -81,7 +81,7 @@ SPEED: Final[dict[str, tuple[str, str]]] = {
     ),
     # utilization
     "use.same": ("as MFU: nothing was computed again", "与 MFU 相同：没有任何重算"),
-    "use.share": ("{percent} of {what}", "{what} 的 {percent}"),
+    "use.share": ("{percent} of {what}", "{percent}，分母为 {what}"),
     "use.source": ("{source}, {kind}", "{source}，{kind}"),
     "use.unknown": ("n/a of the {kind} peak: {reason}", "相对{kind}峰值：未知（{reason}）"),
     "use.no_reason": (
