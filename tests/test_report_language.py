@@ -27,8 +27,9 @@ NAMES = {"MFU", "HFU", "MBU", "FLOPs", "FLOP/s", "flopwatch", "GiB", "x", "--max
 _NO_WORDS = re.compile(r"`[^`]*`|--\S+|\([a-z]+(?:, [a-z-]+)+\)|\{[^}]*\}")
 # Where the package puts a word of its own choice into a sentence, or one sentence into another.
 _VARIABLE = re.compile(
-    r"\{\w+\}[%)]?|\b(?:slower|faster|more|less|best|median)\b|(?<= is )a [a-z -]+(?:GPU, a share of a card| one)(?=, whose)"
-    r"|^attention (?=math|flash|written)|^(?:none: |not installed)|(?<=dense, )derived|(?<=peak-tflops) for |(?<=100 %: )"
+    r"\{\w+\}[%)]?|\b(?:slower|faster|more|less|best|median)\b|(?<=peak-tflops) for |(?<=100 %: )"
+    r"|(?<= is )a [a-z -]+(?:GPU, a share of a card| one)(?=, whose)|(?<=dense, )derived"
+    r"|^attention (?=math|flash|written)|^(?:none: |not installed)| \((?=name the variant)|(?<=variant)\)"
 )
 # The established terms: an English message with the one has the other in its Chinese.
 TERMS = {
@@ -204,6 +205,7 @@ def test_a_long_chinese_line_is_filled():
             "目录里没有 'Nothing 5000'；请用 --peak-tflops 给出，或用 `flopwatch peak` 实测",
         ),
         ("gpt-xl train: batch 7 ran out of memory", "gpt-xl 训练：批量 7 内存不足"),
+        ("gpt-xl train bench bf16 is only in the second record", "gpt-xl 训练 测速 bf16 只在第二份记录里"),
         ("train is the name of a model", "train is the name of a model"),
         ("my memory of train", "my memory of train"),
     ],

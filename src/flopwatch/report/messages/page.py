@@ -28,7 +28,7 @@ PAGE: Final[dict[str, tuple[str, str]]] = {
     "verdict.step": ("{flops} a step of {batch} x {seq_len} tokens", "每步 {batch} x {seq_len} 词元需 {flops}"),
     "verdict.fit": (
         "batch {batch} fits in {limit}, {next} {outcome}",
-        "{limit} 内放得下批量 {batch}，{next} {outcome}",
+        "{limit} 内放得下批量 {batch}，批量 {next} {outcome}",
     ),
     "verdict.fit_capped": (
         "batch {batch} fits in {limit}, no larger one was tried",

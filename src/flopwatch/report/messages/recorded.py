@@ -38,9 +38,16 @@ def in_chinese(text: str) -> str:
     for pattern, chinese in _patterns():
         found = pattern.fullmatch(text)
         if found is not None:
-            places = found.groupdict()
-            return chinese.format(**{k: in_chinese(v) if k in _SAID else v for k, v in places.items()})
+            return chinese.format(**{name: _filled(name, value) for name, value in found.groupdict().items()})
     return text
+
+
+def _filled(place: str, value: str) -> str:
+    """What stands in a place: words of a record again, a result by its model and what it is of, or a name."""
+    if place == "result":
+        model, *words = value.split(" ")
+        return " ".join([model, *(VALUES.get(word, word) for word in words)])
+    return in_chinese(value) if place in _SAID else value
 
 
 @functools.cache

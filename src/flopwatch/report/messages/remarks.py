@@ -145,10 +145,13 @@ _FOUND: Final[tuple[tuple[str, str], ...]] = (
     ("one measurement on a side: its noise is not known", "有一侧只有一次测量：噪声未知"),
     ("fewer than {n_least} samples on a side: their noise is not known", "有一侧少于 {n_least} 个样本：噪声未知"),
     ("{name} differs: {before} before, {after} after", "{name} 不同：之前为 {before}，之后为 {after}"),
-    ("{name}: batch x seq is {before} before and {after} after", "{name}：批量 x 序列之前为 {before}，之后为 {after}"),
-    ("{name}: {key} is {before} before and {after} after", "{name}：{key} 之前为 {before}，之后为 {after}"),
-    ("{name} is only in the first record", "{name} 只在第一份记录里"),
-    ("{name} is only in the second record", "{name} 只在第二份记录里"),
+    (
+        "{result}: batch x seq is {before} before and {after} after",
+        "{result}：批量 x 序列之前为 {before}，之后为 {after}",
+    ),
+    ("{result}: {key} is {before} before and {after} after", "{result}：{key} 之前为 {before}，之后为 {after}"),
+    ("{result} is only in the first record", "{result} 只在第一份记录里"),
+    ("{result} is only in the second record", "{result} 只在第二份记录里"),
     ("--fail-if {condition} is not met only for the noise: {text}", "--fail-if {condition} 只因噪声而未满足：{text}"),
     # doctor
     (

@@ -114,6 +114,13 @@ _PEAKS: Final[tuple[tuple[str, str], ...]] = (
         "{name} 是虚拟 GPU，只是一块卡的一部分，峰值与整卡不同；{reason}",
     ),
     ("{name} is not in the catalogue; {reason}", "目录里没有 {name}；{reason}"),
+    ("no device is called {name} ({reason})", "没有名为 {name} 的设备（{reason}）"),
+    ("{name} can be {names} (name the variant)", "{name} 可以是 {names}（请指明具体型号）"),
+    ("see `flopwatch devices`, or {reason}", "见 `flopwatch devices`，或{reason}"),
+    (
+        "the nearest names are {names}: see `flopwatch devices`",
+        "最接近的名字是 {names}：见 `flopwatch devices`",
+    ),
     (
         "give --peak-tflops, or measure with `flopwatch peak`",
         "请用 --peak-tflops 给出，或用 `flopwatch peak` 实测",
