@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from flopwatch.api.count import resolve_spec
 from flopwatch.api.report import report as report_models
-from flopwatch.cli.options import ModelOptions, OutputOptions, RunOptions
+from flopwatch.cli.options import ModelOptions, PlotOptions, RunOptions
 from flopwatch.cli.output import check_writable, emit, note, write_file
 from flopwatch.cli.records import find_done
 from flopwatch.cli.report_options import ReportOptions
@@ -29,7 +29,7 @@ def report(
     options: ReportOptions | None = None,
     model_options: ModelOptions | None = None,
     run: RunOptions | None = None,
-    output: OutputOptions | None = None,
+    output: PlotOptions | None = None,
 ) -> None:
     """FLOPs, the batch that fits and the speed of each model, forward and training, on one HTML page: the main job.
 
@@ -42,7 +42,7 @@ def report(
     html
         The page: one file that needs no other.
     """
-    options, run, output = options or ReportOptions(), run or RunOptions(), output or OutputOptions()
+    options, run, output = options or ReportOptions(), run or RunOptions(), output or PlotOptions()
     _check_files(html, output)
     changes = (model_options or ModelOptions()).changes()
     specs = [resolve_spec(name, changes) for name in dict.fromkeys((model, *models))]
@@ -61,7 +61,7 @@ def report(
     _show(record, html, output)
 
 
-def _check_files(html: Path, output: OutputOptions) -> None:
+def _check_files(html: Path, output: PlotOptions) -> None:
     """Refuse before minutes of measuring what could not be written after them."""
     if html.is_dir():
         raise InputError(f"--html {html} is a folder", hint="name a file in it")
@@ -82,11 +82,11 @@ def _warnings(results: Sequence[ReportResult]) -> list[str]:
     ]
 
 
-def _show(record: Record, html: Path, output: OutputOptions) -> None:
+def _show(record: Record, html: Path, output: PlotOptions) -> None:
     try:
         emit(record, output)
     finally:  # a reader that stops early (`| head`) loses no page
         from flopwatch.report.html import to_html
 
-        write_file(html, to_html(record), option="--html")
+        write_file(html, to_html(record, lang=output.lang), option="--html")
         note(f"page written to {html}", output)
