@@ -20,7 +20,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 setup-dev: $(VENV)/.ready-dev
 
 $(VENV)/.ready-dev: $(VENV)/.ready
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,docs,hf,lightning,peers]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,docs,hf,lightning,peers,plots]'
 	touch $@
 
 # The main job on real models: FLOPs, largest batch, speed and MFU of the four GPTs on this machine, one HTML page.

@@ -21,3 +21,32 @@ def _nobody_elses_files(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """The system's Chromium, without a display; for a module, because its event loop is in the way of others."""
+    from playwright.sync_api import sync_playwright
+
+    from browser_page import CHROMIUM, OPTIONS
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(chromium, tmp_path):
+    """Opens a record's page: `opened(data, width=375, dark=True, lang="zh")`; closed with the test."""
+    from browser_page import open_record
+
+    pages = []
+
+    def open_page(data, **how):
+        pages.append(open_record(chromium, tmp_path, data, **how))
+        return pages[-1]
+
+    yield open_page
+    for shown in pages:
+        shown.page.context.close()

@@ -193,7 +193,9 @@ def test_a_fresh_interpreter_gives_the_same_answers_as_a_fork(root):
 
 
 PARENT = """
+import signal
 import sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a run in the background is born deaf to it
 from flopwatch.probe.protocol import ProbeRequest
 from flopwatch.probe.runner import ProbeRunner
 from pathlib import Path

@@ -19,7 +19,7 @@ def bandwidth_ceilings(
     machine: Machine, dtype: str, series: ProbeSeries, *, store: Store | None
 ) -> Sequence[BandwidthCeiling]:
     """Both bandwidths, each with its source, or with the reason why it is not known."""
-    return [_datasheet(machine), _measured(machine, dtype, series, store=store)]
+    return [datasheet_bandwidth(machine), _measured(machine, dtype, series, store=store)]
 
 
 def cache_bytes(machine: Machine) -> int:
@@ -30,7 +30,8 @@ def cache_bytes(machine: Machine) -> int:
     return int((device.l2_mib or 0) * 2**20) if device is not None else 0
 
 
-def _datasheet(machine: Machine) -> BandwidthCeiling:
+def datasheet_bandwidth(machine: Machine) -> BandwidthCeiling:
+    """The published bandwidth of the machine's device, or the reason why it is not known."""
     device = machine.device
     if machine.kind == "cpu":
         reason = "a CPU's bandwidth depends on the memory modules beside it"

@@ -15,20 +15,21 @@ from flopwatch.api.bandwidth import bandwidth_ceilings, cache_bytes
 from flopwatch.api.ceilings import datasheet_ceiling, measured_ceiling
 from flopwatch.api.count import count
 from flopwatch.api.pace import Pace, pace_of
-from flopwatch.compare.bench import bench_result
+from flopwatch.api.report_parts import convention_rows, roofline_under, roofs
+from flopwatch.compare.bench import bench_result, work_of
 from flopwatch.compare.decode import BandwidthCeiling
 from flopwatch.compare.utilization import Ceiling
 from flopwatch.cost.convention import DEFAULT, find_convention
 from flopwatch.cost.flops import step_flops
 from flopwatch.device.machine import Machine
-from flopwatch.errors import DoesNotFitError, ProbeError
+from flopwatch.errors import DoesNotFitError, ProbeError, SpecError
 from flopwatch.measure.batch_search import MOST, Grid
 from flopwatch.measure.bench import BenchRequest, bench_step
 from flopwatch.measure.fit import FitRequest, fit_batch, n_steps, predict_batch, predicted_peak
 from flopwatch.measure.limit import Limit, free_limit
 from flopwatch.measure.series import ProbeSeries, Progress
 from flopwatch.model.spec import ModelSpec
-from flopwatch.record import BenchResult, FitResult, ReportResult
+from flopwatch.record import BenchResult, ConventionRow, FitResult, ReportResult, RooflineResult
 from flopwatch.store import Store
 from flopwatch.units import format_seconds
 from flopwatch.workload import Phase, Workload
@@ -87,8 +88,7 @@ def report(
     bandwidths: Sequence[BandwidthCeiling] = ()
     if ceilings is None:
         ceilings = [datasheet_ceiling(machine, dtype), measured_ceiling(machine, dtype, series, store=store)]
-        if "decode" in request.phases:
-            bandwidths = bandwidth_ceilings(machine, dtype, series, store=store)
+        bandwidths = bandwidth_ceilings(machine, dtype, series, store=store)
     run = _Run(request=request, series=series, machine=machine, ceilings=ceilings, bandwidths=bandwidths)
     for unit in run.units():
         unit()
@@ -154,8 +154,35 @@ class _Run:
             counts=[count(model.spec, self.request.at(p), convention=self.request.convention) for p in phases],
             fits=[model.fits[phase] for phase in phases if phase in model.fits],
             benches=[model.benches[phase] for phase in phases if phase in model.benches],
+            rooflines=self._rooflines(model),
+            conventions=[row for phase in phases for row in self._conventions(model, phase)],
             skipped=model.skipped,
         )
+
+    def _rooflines(self, model: _Model) -> list[RooflineResult]:
+        """How fast each step that was timed could be; where there is no roof or no closed form, none."""
+        known = roofs(
+            self.machine.name,
+            self.request.workload.dtype,
+            self.ceilings,
+            self.bandwidths,
+            cache_bytes=cache_bytes(self.machine),
+        )
+        found = []
+        for phase in self.request.phases if known else ():
+            bench = model.benches.get(phase)
+            if bench is None:
+                continue
+            try:
+                found.append(roofline_under(model.spec, self.request.at(phase, bench.batch), known))
+            except SpecError as error:
+                model.skip(f"roofline {phase}", str(error))
+        return found
+
+    def _conventions(self, model: _Model, phase: Phase) -> list[ConventionRow]:
+        """The step that was timed in a phase under every convention."""
+        bench = model.benches.get(phase)
+        return [] if bench is None else convention_rows(model.spec, self.request.at(phase, bench.batch), bench)
 
     def _do(self, model: _Model, phase: Phase, kind: str) -> None:
         """One unit; a step that fails is skipped with its reason."""
@@ -240,11 +267,13 @@ class _Run:
             measured = bench_step(request, self.series)
         wall_s = self.pace.start_s(model.spec) + measured.timing.median_s
         self.pace.learn(model.spec, request.workload, n_steps=1, wall_s=wall_s)
+        convention = find_convention(self.request.convention)
         model.benches[phase] = bench_result(
             request,
             measured,
+            work=work_of(model.spec, request.workload, convention, device=request.device),
             device_name=self.machine.name,
-            convention=find_convention(self.request.convention),
+            convention=convention,
             ceilings=self.ceilings,
             bandwidths=self.bandwidths,
             cache_bytes=cache_bytes(self.machine),

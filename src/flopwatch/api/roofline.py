@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from flopwatch.api.bandwidth import datasheet_bandwidth
+from flopwatch.api.ceilings import datasheet_ceiling
 from flopwatch.api.count import default_seq_len, resolve_spec
-from flopwatch.compare.roofline import Roof, compute_bound_batch, roofline_of_ops
+from flopwatch.api.report_parts import roofs
+from flopwatch.compare.roofline import Roof, compute_bound_batch, roof_row, roofline_of_ops
 from flopwatch.compare.roofline import roofline as roofline_of_spec
 from flopwatch.cost.flops import step_flops
 from flopwatch.cost.traffic import Op
@@ -15,7 +18,7 @@ from flopwatch.device.machine import Machine
 from flopwatch.errors import InputError
 from flopwatch.measure.peak import StoredPeak, peak_here
 from flopwatch.model.spec import ModelSpec
-from flopwatch.record import RooflineResult
+from flopwatch.record import RooflineResult, RoofRow
 from flopwatch.store import Store
 from flopwatch.workload import Workload
 
@@ -125,6 +128,12 @@ def datasheet_roof(
         else f"{device.label}, {device.origin}",
         cache_bytes=int((device.l2_mib or 0) * 2**20),
     )
+
+
+def roofs_beside(machine: Machine, dtype: str) -> list[RoofRow]:
+    """The datasheet's roof of this machine, to stand beside the measured one; nothing where it is not known."""
+    known = roofs(machine.name, dtype, [datasheet_ceiling(machine, dtype)], [datasheet_bandwidth(machine)])
+    return [roof_row(roof, dtype) for roof in known]
 
 
 def measured_roof(

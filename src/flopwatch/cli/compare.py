@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from flopwatch.cli.options import OutputOptions, StoreOptions
+from flopwatch.cli.options import PlotOptions, StoreOptions
 from flopwatch.cli.output import emit
 from flopwatch.cli.records import find_record
 from flopwatch.cli.request import request
@@ -23,7 +23,7 @@ def compare(
     *,
     fail_if: Annotated[tuple[str, ...], Parameter(name="--fail-if", negative="", consume_multiple=False)] = (),
     store: StoreOptions | None = None,
-    output: OutputOptions | None = None,
+    output: PlotOptions | None = None,
 ) -> None:
     """What changed between two records: each figure, its interval, and whether it is more than noise; needs no torch.
 
@@ -47,7 +47,7 @@ def compare(
     asked = request(before=before, after=after, fail_if=list(fail_if))
     environments = {"before": first.environment, "after": second.environment}
     record = make_record("compare", environment=environments, request=asked, results=results, warnings=warnings)
-    emit(record, output or OutputOptions())
+    emit(record, output or PlotOptions())
     met = [f"{v.condition} is met by {said}" for v in verdicts for said in v.met]
     if met:
         raise RegressionError("; ".join(met))

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from flopwatch import workload
 from flopwatch.api.count import count as count_model
 from flopwatch.api.count import default_seq_len, resolve_spec
-from flopwatch.cli.options import Count, ModelOptions, OutputOptions, SeqLen
+from flopwatch.cli.options import Count, ModelOptions, PlotOptions, SeqLen
 from flopwatch.cli.output import emit, note
 from flopwatch.cli.request import request
 from flopwatch.cost.convention import DEFAULT, Convention, convention_names, find_convention, load_conventions
@@ -56,7 +56,7 @@ def count(
     convention_file: Path | None = None,
     trace_options: TraceOptions | None = None,
     model_options: ModelOptions | None = None,
-    output: OutputOptions | None = None,
+    output: PlotOptions | None = None,
 ) -> int:
     """Parameters and FLOPs of a model, by part: in closed form, exact, without torch; or by a trace.
 
@@ -88,7 +88,7 @@ def count(
     """
     names = (model, *models)
     changes = (model_options or ModelOptions()).changes()
-    traced, output = trace_options or TraceOptions(), output or OutputOptions()
+    traced, output = trace_options or TraceOptions(), output or PlotOptions()
     rules = _rules(convention, convention_file)
     if traced.is_wanted and convention != DEFAULT:
         raise InputError(f"--trace counts what ran, not under --convention {convention}", hint="leave one of them out")
@@ -127,7 +127,7 @@ def _rules(name: str, file: Path | None) -> list[Convention]:
 
 
 def _by_trace(
-    name: str, work: Workload, changes: dict[str, str], traced: TraceOptions, output: OutputOptions
+    name: str, work: Workload, changes: dict[str, str], traced: TraceOptions, output: PlotOptions
 ) -> CountResult:
     from flopwatch.api.traced import count_by_trace
 

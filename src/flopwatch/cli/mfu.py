@@ -8,7 +8,7 @@ from typing import Literal
 from flopwatch.api.count import default_seq_len, resolve_spec
 from flopwatch.api.mfu import mfu_under
 from flopwatch.cli.mfu_options import PeakOptions, ThroughputOptions, conventions
-from flopwatch.cli.options import ModelOptions, OutputOptions, SeqLen
+from flopwatch.cli.options import ModelOptions, PlotOptions, SeqLen
 from flopwatch.cli.output import emit
 from flopwatch.cli.request import request
 from flopwatch.compare.mfu import Run
@@ -30,7 +30,7 @@ def mfu(
     convention: str = "matmul",
     convention_file: Path | None = None,
     model_options: ModelOptions | None = None,
-    output: OutputOptions | None = None,
+    output: PlotOptions | None = None,
 ) -> None:
     """MFU and HFU of a run that you already have, under any convention or all; needs no torch.
 
@@ -71,4 +71,4 @@ def mfu(
     record = make_record(
         "mfu", environment=environment(), request=asked, results=results, warnings=utilization_warnings(rows)
     )
-    emit(record, output or OutputOptions())
+    emit(record, output or PlotOptions())

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import msgspec
 from cyclopts import Parameter
 
 from flopwatch import workload
 from flopwatch.api.count import default_seq_len, resolve_spec
-from flopwatch.api.roofline import datasheet_roof, measured_roof, roofline_by_trace
+from flopwatch.api.roofline import datasheet_roof, measured_roof, roofline_by_trace, roofs_beside
 from flopwatch.cli.options import (
     Count,
     DTypeOption,
     ModelOptions,
-    OutputOptions,
+    PlotOptions,
     SeqLen,
     StoreOptions,
     refuse_outside_training,
@@ -26,7 +27,7 @@ from flopwatch.device.detect import environment
 from flopwatch.errors import InputError
 from flopwatch.measure.dtype import default_dtype
 from flopwatch.measure.series import ProbeSeries
-from flopwatch.record import make_record
+from flopwatch.record import RoofRow, make_record
 from flopwatch.store import Store
 from flopwatch.workload import Workload
 
@@ -49,7 +50,7 @@ def roofline(
     trace: Annotated[bool, Parameter(negative="")] = False,
     model_options: ModelOptions | None = None,
     store: StoreOptions | None = None,
-    output: OutputOptions | None = None,
+    output: PlotOptions | None = None,
 ) -> None:
     """The least time that a step can take: each operator bound by compute or by memory, and the MFU to expect at most.
 
@@ -80,32 +81,33 @@ def roofline(
     trace
         The operators of the real network from a trace (needs torch), instead of the closed forms.
     """
-    output = output or OutputOptions()
+    output = output or PlotOptions()
     for option, value in (("--peak-tflops", peak_tflops), ("--bandwidth-gb-per-s", bandwidth_gb_per_s)):
         if value is not None and not 0 < value < 1e9:
             raise InputError(f"{option} {value:g} is not a positive rate", hint="give TFLOP/s or GB/s")
     refuse_outside_training(phase, {"--optimizer": optimizer})
     own = {"peak_tflops": peak_tflops, "bandwidth_gb_per_s": bandwidth_gb_per_s}
     spec = resolve_spec(model, (model_options or ModelOptions()).changes())
-    roof, dtype = _roof(device, dtype, own, store or StoreOptions(), output)
+    roof, others, dtype = _roof(device, dtype, own, store or StoreOptions(), output)
     work = Workload(
         batch=batch, seq_len=seq if seq is not None else default_seq_len(spec), phase=phase, dtype=dtype,
         optimizer=optimizer or "adamw", recompute=recompute, attention=attention,
     )  # fmt: skip
     result = roofline_by_trace(spec, work, roof=roof) if trace else roofline_of_spec(spec, work, roof)
+    result = msgspec.structs.replace(result, other_roofs=others)
     asked = request(model=model, device=device, workload=work.to_dict(), trace=trace, spec=spec.to_dict(), **own)
     emit(make_record("roofline", environment=environment(), request=asked, results=[result]), output)
 
 
 def _roof(
-    device: str, dtype: workload.DType | None, own: dict[str, float | None], store: StoreOptions, output: OutputOptions
-) -> tuple[Roof, workload.DType]:
-    """The roof that is meant, and the dtype of the work under it."""
+    device: str, dtype: workload.DType | None, own: dict[str, float | None], store: StoreOptions, output: PlotOptions
+) -> tuple[Roof, list[RoofRow], workload.DType]:
+    """The roof that is meant, what stands beside it, and the dtype of the work."""
     if device.partition(":")[0] not in _HERE:
         named: workload.DType = dtype or "bf16"
-        return datasheet_roof(device, named, **own), named
+        return datasheet_roof(device, named, **own), [], named
     machine = ProbeSeries().machine("auto" if device == "here" else device)
     chosen: workload.DType = dtype or default_dtype(machine)
     with Store(store.store) as kept:
         roof = measured_roof(machine, chosen, kept, **own, on_measure=lambda why: note(f"{why}: measuring it", output))
-    return roof, chosen
+    return roof, roofs_beside(machine, chosen), chosen

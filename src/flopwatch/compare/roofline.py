@@ -12,7 +12,7 @@ from flopwatch.cost.flops import step_flops
 from flopwatch.cost.traffic import Linear, Op, linears, step_ops
 from flopwatch.errors import InputError
 from flopwatch.model.spec import ModelSpec
-from flopwatch.record import RooflineResult, RooflineRow
+from flopwatch.record import RooflineResult, RooflineRow, RoofRow
 from flopwatch.units import format_bytes
 from flopwatch.workload import Workload
 
@@ -87,6 +87,16 @@ def roofline_of_ops(
         operators=rows,
         source=source,
         assumptions=_assumptions(workload, roof, source),
+    )
+
+
+def roof_row(roof: Roof, dtype: str) -> RoofRow:
+    """The roof as it stands beside another in a record; raises InputError when it has no peak for the dtype."""
+    return RoofRow(
+        kind=roof.kind,
+        flops_per_s=peak_of(roof, dtype),
+        bandwidth_bytes_per_s=roof.bandwidth_bytes_per_s,
+        source=f"{roof.peak_source}; {roof.bandwidth_source}",
     )
 
 

@@ -11,6 +11,7 @@ from flopwatch.record.bench_parts import (
     GapSplit,
 )
 from flopwatch.record.envelope import METHOD, SCHEMA, Kind, Record, load_record, make_record
+from flopwatch.record.report_parts import ConventionRow, RoofRow
 from flopwatch.record.results import (
     RESULT_TYPES,
     BenchResult,
@@ -50,6 +51,7 @@ __all__ = [
     "CheckResult",
     "ChoiceRow",
     "CompareResult",
+    "ConventionRow",
     "CountResult",
     "DecodeFigures",
     "DeviceResult",
@@ -67,6 +69,7 @@ __all__ = [
     "ProbeRow",
     "Record",
     "ReportResult",
+    "RoofRow",
     "RooflineResult",
     "RooflineRow",
     "StepTime",

@@ -10,6 +10,7 @@ import msgspec
 from flopwatch.errors import InputError
 from flopwatch.record import display
 from flopwatch.record.bench_parts import BatchSearch, ChoiceRow, DecodeFigures, GapSplit
+from flopwatch.record.report_parts import ConventionRow, RoofRow
 from flopwatch.tally import Tally
 
 
@@ -131,7 +132,10 @@ class NextBatch(_Result, frozen=True, kw_only=True):
 
 
 class FitResult(_Result, frozen=True, kw_only=True):
-    """The largest batch that fits; `batch` is None when not even 1 does."""
+    """The largest batch that fits; `batch` is None when not even 1 does.
+
+    `predicted_parts` are the bytes of `predicted_peak_bytes` by part.
+    """
 
     model: str
     phase: str
@@ -147,6 +151,7 @@ class FitResult(_Result, frozen=True, kw_only=True):
     next: NextBatch | None
     probes: list[ProbeRow]
     details: dict[str, Any] = {}
+    predicted_parts: dict[str, int] | None = None
 
 
 class StepTime(_Result, frozen=True, kw_only=True):
@@ -196,6 +201,8 @@ class BenchResult(_Result, frozen=True, kw_only=True):
     batch_search: BatchSearch | None = None
     choices: list[ChoiceRow] = []
     gap: GapSplit | None = None
+    predicted_peak_bytes: int | None = None
+    predicted_parts: dict[str, int] | None = None
 
 
 class MfuResult(_Result, frozen=True, kw_only=True):
@@ -292,7 +299,8 @@ class RooflineResult(_Result, frozen=True, kw_only=True):
     """How fast a step could be: the least time by operator, and the highest MFU to expect.
 
     `compute_bound_fraction` is the share of the time that compute binds; `compute_bound_batch` the smallest batch at
-    which every linear layer of the forward pass is bound by compute (None: no batch).
+    which every linear layer of the forward pass is bound by compute (None: no batch). `other_roofs` are what else is
+    known of the device; the times are not of them.
     """
 
     model: str
@@ -316,6 +324,7 @@ class RooflineResult(_Result, frozen=True, kw_only=True):
     source: Literal["closed-form", "trace"]
     assumptions: list[str]
     details: dict[str, Any] = {}
+    other_roofs: list[RoofRow] = []
 
 
 class CheckResult(_Result, frozen=True, kw_only=True):
@@ -337,6 +346,8 @@ class ReportResult(_Result, frozen=True, kw_only=True):
     benches: list[BenchResult]
     skipped: list[dict[str, str]] = []
     details: dict[str, Any] = {}
+    rooflines: list[RooflineResult] = []
+    conventions: list[ConventionRow] = []
 
 
 class ChangeRow(_Result, frozen=True, kw_only=True):

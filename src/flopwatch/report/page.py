@@ -14,6 +14,7 @@ from flopwatch.report.content.count import shares_table, uncounted_facts
 from flopwatch.report.content.fields import flat, text_of
 from flopwatch.report.content.figures import convention_text
 from flopwatch.report.content.report import denominator_notes, limit_notes, phase_lines, skipped_table, work_table
+from flopwatch.report.content.report_parts import convention_tables, roofline_table
 from flopwatch.report.document import Block, Fact, Facts, Note
 from flopwatch.report.messages import Words
 
@@ -51,24 +52,25 @@ def page_of(record: Record, words: Words) -> Page:
     """The page of a record: a report in sections, any other kind as one."""
     is_report = record.kind == "report"
     results: list[ReportResult] = record.typed_results() if is_report else []
-    sections = _report_sections(results, words) if is_report else [_plain_section(record, words)]
+    sections = _report_sections(record, results, words) if is_report else [_plain_section(record, words)]
     return Page(
         title=words("page.title_report" if is_report else "page.title", kind=record.kind),
         subtitle=words("page.subtitle", created=record.created, machine=_machine(record)),
         command=str(record.request.get("command", "")),
         verdicts=[_verdict(result, words) for result in results],
         sections=[*(section for section in sections if section.blocks), _environment(record, words)],
-        warnings=record.warnings,
+        warnings=[words.said(warning) for warning in record.warnings],
     )
 
 
 def _plain_section(record: Record, words: Words) -> Section:
     blocks = blocks_of(record, words)
-    return Section(id="results", title=words(f"page.kind_{record.kind}"), blocks=blocks)
+    title = words(f"page.kind_{record.kind}")
+    return Section(id="results", title=title, blocks=blocks, charts=charts_of(record, words))
 
 
-def _report_sections(results: Sequence[ReportResult], words: Words) -> list[Section]:
-    charts = {chart.id: chart for chart in charts_of(results, words)}
+def _report_sections(record: Record, results: Sequence[ReportResult], words: Words) -> list[Section]:
+    charts = {chart.id: chart for chart in charts_of(record, words)}
     fits = [item for result in results for item in result.fits]
     benches = [item for result in results for item in result.benches]
     return [
@@ -76,7 +78,7 @@ def _report_sections(results: Sequence[ReportResult], words: Words) -> list[Sect
             id="work",
             title=words("report.work"),
             blocks=[work_table(results, words)],
-            charts=[charts[name] for name in ("work",) if name in charts],
+            charts=[charts[name] for name in ("work", "modules") if name in charts],
             folded=_parts(results, words),
         ),
         Section(
@@ -85,7 +87,7 @@ def _report_sections(results: Sequence[ReportResult], words: Words) -> list[Sect
             blocks=[*limit_notes(fits, words), fit.comparison(fits, words)]
             if fits
             else [Note(text=words("report.no_fits"))],
-            charts=[charts[name] for name in ("probes",) if name in charts],
+            charts=[charts[name] for name in ("probes", "memory") if name in charts],
             folded=_probes(results, words),
         ),
         Section(
@@ -94,10 +96,22 @@ def _report_sections(results: Sequence[ReportResult], words: Words) -> list[Sect
             blocks=[bench.comparison(benches, words), *denominator_notes(benches, words)]
             if benches
             else [Note(text=words("report.no_benches"))],
-            charts=[charts[name] for name in ("speed", "utilization") if name in charts],
+            charts=[charts[name] for name in ("speed", "utilization", "batch_curve") if name in charts],
             folded=[(words("page.each_bench"), bench.details_of(benches, words))] if benches else [],
         ),
-        Section(id="conventions", title=words("page.conventions"), blocks=_conventions(results, words)),
+        Section(
+            id="roofline",
+            title=words("report.roofline"),
+            blocks=roofline_table(results, words),
+            charts=[charts[name] for name in ("roofline",) if name in charts],
+        ),
+        Section(
+            id="conventions",
+            title=words("page.conventions"),
+            blocks=_conventions(results, words),
+            charts=[charts[name] for name in ("conventions",) if name in charts],
+            folded=convention_tables(results, words),
+        ),
         Section(id="uncounted", title=words("count.uncounted"), blocks=_uncounted(results, words)),
         Section(id="skipped", title=words("report.skipped"), blocks=skipped_table(results, words)),
     ]
