@@ -37,7 +37,10 @@ def plan_of(global_batch, *, gradients=0):
     return with_plan(result, request, global_batch, series).details["plan"], asked[before:]
 
 
-@pytest.mark.parametrize(("global_batch", "micro", "steps"), [(96, 48, 2), (110, 55, 2), (59, 1, 59), (513, 57, 9)])
+@pytest.mark.parametrize(
+    ("global_batch", "micro", "steps"),
+    [(96, 48, 2), (110, 55, 2), (59, 1, 59), (513, 57, 9), (10**18, 50, 2 * 10**16)],  # the last one in no time
+)
 def test_the_micro_batch_is_the_largest_divisor_that_fits(global_batch, micro, steps):
     """57 fit; the product is the global batch to the sequence, also for a prime."""
     plan, asked = plan_of(global_batch)

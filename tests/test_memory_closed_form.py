@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import msgspec
 import pytest
 from torch import nn
 
@@ -16,6 +17,7 @@ from flopwatch.probe.tensor_peak import tensor_peak
 from flopwatch.reference.model import build_model
 from flopwatch.reference.step import make_step
 from flopwatch.trace.memory_view import trace_step
+from flopwatch.trace.timeline import tape_of
 from flopwatch.workload import Workload
 
 MIB = 1 << 20
@@ -111,6 +113,17 @@ def test_the_closed_form_is_within_a_thousandth_of_a_real_run(name, step, fields
     workload = Workload(**({"batch": 3, "seq_len": 77} | networks.STEPS[step] | fields))
     real_bytes = networks.real_peak_bytes(spec, workload)
     assert write_tape(spec, workload, n_steps=2).peak().n_bytes == pytest.approx(real_bytes, rel=1e-3)
+
+
+@pytest.mark.parametrize("step", ["train", "train elementary"])
+def test_millions_of_micro_batches_take_what_a_few_take_and_no_time(step):
+    """From the second on the gradients are there, and one is like the other: a trace of six says the same."""
+    spec = networks.small_spec()
+    workload = Workload(**({"batch": 3, "seq_len": 13} | networks.STEPS[step]))
+    six = msgspec.structs.replace(workload, n_accumulate=6)
+    many = msgspec.structs.replace(workload, n_accumulate=4_000_000)
+    traced = tape_of(trace_step(spec, six, hidden_tensors=False)).peak().n_bytes
+    assert write_tape(spec, many, n_steps=2, sees_kernels=False).peak().n_bytes == traced
 
 
 class _Adapted(nn.Module):

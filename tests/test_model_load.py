@@ -42,6 +42,13 @@ def test_a_preset_is_found_whatever_its_case():
     assert load_spec("GPT-XL").name == "gpt-xl"
 
 
+def test_a_name_without_end_is_not_repeated_to_its_end():
+    """A file that was pasted in place of a name."""
+    with pytest.raises(UnknownModelError) as caught:
+        load_spec("x" * 5000)
+    assert len(str(caught.value)) < 300
+
+
 def test_an_unknown_name_gets_the_nearest_ones():
     """One line: what is unknown, and what was probably meant."""
     with pytest.raises(UnknownModelError, match=r"no model is called 'gpt-smal'; did you mean gpt-small") as caught:

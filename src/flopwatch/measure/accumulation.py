@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import msgspec
@@ -68,7 +67,6 @@ def _fits(
     return peak_bytes is not None and peak_bytes <= request.limit.limit_bytes
 
 
-def _divisors(n: int, most: int) -> list[int]:
-    """The divisors of n up to `most`, the largest first."""
-    small = [d for d in range(1, math.isqrt(n) + 1) if n % d == 0]
-    return sorted({d for pair in small for d in (pair, n // pair) if d <= most}, reverse=True)
+def _divisors(n: int, most: int) -> Iterator[int]:
+    """The divisors of n up to `most`, the largest first, looked for one by one: n may be any number."""
+    return (d for d in range(min(n, most), 0, -1) if n % d == 0)

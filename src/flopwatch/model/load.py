@@ -19,6 +19,7 @@ from flopwatch.model.spec import MLASpec, ModelSpec, MoESpec, spec_from_fields
 
 __all__ = ["is_factory", "load_spec", "preset_names"]
 
+_MOST_SHOWN: Final = 80  # characters of a name that nobody knows
 _MOST_BYTES: Final = 10_000_000  # a config.json is a few kB; no network needs more to be described
 _FACTORY: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 _SUB_SPECS: Final[dict[str, type[msgspec.Struct]]] = {"moe": MoESpec, "mla": MLASpec}
@@ -74,8 +75,9 @@ def _raw_fields(name: str) -> dict[str, Any]:
 
     near = difflib.get_close_matches(name.lower(), preset_names(), n=3, cutoff=0.5)
     known = f"did you mean {', '.join(near)}?" if near else f"presets are {', '.join(preset_names()[:4])}, ..."
+    shown = name if len(name) <= _MOST_SHOWN else f"{name[:_MOST_SHOWN]}..."
     raise UnknownModelError(
-        f"no model is called {name!r}",
+        f"no model is called {shown!r}",
         hint=f"{known} (or give a config.json, its folder, a spec file or hf:ORG/NAME)",
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from flopwatch.cost.eager.arith import scale
 from flopwatch.cost.eager.engine import Eager
 from flopwatch.cost.eager.layers import Style
@@ -15,6 +17,9 @@ from flopwatch.cost.eager.views import reshape
 from flopwatch.errors import SpecError
 from flopwatch.model.spec import ModelSpec
 from flopwatch.workload import Workload
+
+_MICRO_BATCHES: Final = 4
+"""Micro-batches that are written out: from the second on, with the gradients there, one is like the other."""
 
 
 def write_tape(
@@ -90,7 +95,7 @@ def _autocast_dtype(workload: Workload) -> str | None:
 
 
 def _train(e: Eager, network: Network, workload: Workload, ids: Tensor, targets: Tensor) -> None:
-    for _ in range(workload.n_accumulate):
+    for _ in range(min(workload.n_accumulate, _MICRO_BATCHES)):
         e.tape.phase, e.tape.module = "forward", ""
         with e.autocast(_autocast_dtype(workload)):
             loss, logits = _loss(e, network, workload, ids, targets)
