@@ -75,6 +75,7 @@ _KINDS: Final = {
         (options.Count, "COUNT", "`8`, `1k` = 1000, `4M`"),
         (options.SeqLen, "TOKENS", "`1024`, `8k` = 8192"),
         (options.Bytes, "SIZE", "`2GiB`, `512MiB`, `80GB` (decimal)"),
+        (options.Rate, "RATE", "`6779.92`, `12.5k` = 12500"),
         (options.Seconds, "TIME", "`90s`, `8min`, `1h`"),
     )
 }

@@ -87,6 +87,8 @@ def test_decode_names_its_cache(said):
         (["--trace", "--device", A100], "a trace is of the reference network as a CPU runs it"),
         (["--trace", "--lora-rank", "8"], "a trace is of the reference network as a CPU runs it"),
         (["--phase", "forward", "--optimizer", "sgd"], "--optimizer sgd has no meaning in phase forward"),
+        (["--lora-rank", "0"], "--lora-rank 0 is no adapter"),
+        (["--device", "A100 SXM4 40GB", "--limit", "0"], "a limit of 0 bytes leaves nothing"),
         (["--phase", "forward", "--lora-rank", "4"], "--lora-rank 4 has no meaning in phase forward"),
         (["--optimizer", "sgd", "--adamw", "fused"], "--adamw fused contradicts --optimizer sgd"),
         (["--seq", "2k"], "seq_len=2048 is longer than the context of gpt-small, 1024"),

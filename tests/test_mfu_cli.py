@@ -273,7 +273,7 @@ def test_flash_and_recomputation_raise_hfu_alone(mfu):
         ),
         ("gpt-xl --step-s 2", "--step-s without --batch is no throughput"),
         ("gpt-xl --days 2", "--days and --tokens belong together"),
-        ("gpt-xl --tokens-per-s nan", "--tokens-per-s nan is not above zero"),
+        ("gpt-xl --tokens-per-s nan", "--tokens-per-s: 'nan' is not a number a second"),
         ("gpt-xl --tokens-per-s x", "tokens-per-s"),
         ("gpt-xl --tokens-per-s 5 --n-devices 0", "--n-devices 0 is not above zero"),
         ("gpt-xl --tokens-per-s 5 --seq 2048", "seq_len=2048 is longer than the context of gpt-xl"),

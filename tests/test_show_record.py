@@ -79,3 +79,15 @@ def test_a_file_that_is_no_record_is_refused(tmp_path, capsys):
     path.write_text('{"schema": "else/9"}', encoding="utf-8")
     assert run(["show", str(path)]) == 2
     assert f"{path} is not a flopwatch record" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["show"], ["compare", str(RECORDS / "count.json")]])
+def test_a_record_that_was_changed_by_hand_is_bad_input_in_one_line(tmp_path, capsys, command):
+    """The envelope is right and a figure is not: which one stands in the message, and there is no traceback."""
+    data = json.loads((RECORDS / "count.json").read_text(encoding="utf-8"))
+    data["results"][0]["flops"]["total"] = "many"
+    (tmp_path / "changed.json").write_text(json.dumps(data))
+    assert run([*command, str(tmp_path / "changed.json")]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert "flops.total" in err

@@ -47,6 +47,19 @@ def test_what_is_no_size_is_refused_with_an_example(parse, text):
         parse(text)
 
 
+@pytest.mark.parametrize("text", ["1.5", "0.5", "2.5B"])
+def test_half_a_byte_is_refused(text):
+    """Who writes 1.5 means another unit, and is not given one byte."""
+    with pytest.raises(InputError, match="is no whole number of bytes"):
+        units.parse_bytes(text)
+
+
+@pytest.mark.parametrize(("text", "rate"), [("6779.92", 6779.92), ("12.5k", 12500.0), ("1.2M", 1_200_000.0)])
+def test_rates_may_have_a_fraction_and_a_suffix(text, rate):
+    """Tokens a second, as people write them."""
+    assert units.parse_rate(text) == pytest.approx(rate)
+
+
 def test_half_a_sequence_is_refused():
     """Counts are whole."""
     with pytest.raises(InputError, match=r"'1\.5' is not a whole number"):

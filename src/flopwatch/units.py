@@ -49,7 +49,10 @@ def _whole(text: str, scales: dict[str, int], what: str, examples: str) -> int:
 
 def parse_bytes(text: str) -> int:
     """Bytes from `2GiB`, `39800MiB`, `80G` (binary without a B, as `ls -h` has it), `80GB` (decimal) or `1024`."""
-    return int(_scaled(text, _BYTES, "a size in bytes", "2GiB, 512MiB or 80GB"))
+    value = _scaled(text, _BYTES, "a size in bytes", "2GiB, 512MiB or 80GB")
+    if value != int(value) and value < 1024:
+        raise InputError(f"{text!r} is no whole number of bytes", hint="write it like 2GiB, 512MiB or 80GB")
+    return int(value)
 
 
 def parse_count(text: str) -> int:
@@ -60,6 +63,11 @@ def parse_count(text: str) -> int:
 def parse_seq_len(text: str) -> int:
     """Tokens from `1024`, or as context lengths are written: `1k` is 1024, `128k` is 131,072, `1M` is 1,048,576."""
     return _whole(text, _CONTEXT, "a sequence length", "1024 or 8k (8192)")
+
+
+def parse_rate(text: str) -> float:
+    """A number a second from `6779.92`, `12.5k` (12,500) or `1.2M`."""
+    return _scaled(text, _DECIMAL, "a number a second", "6779.92 or 12.5k")
 
 
 def parse_seconds(text: str) -> float:

@@ -46,6 +46,8 @@ def memory(
             "a trace is of the reference network as a CPU runs it, all parameters trained",
             hint="leave out --trace, or the device and the tuning",
         )
+    if limit_bytes is not None and limit_bytes < 1:
+        raise InputError(f"a limit of {limit_bytes} bytes leaves nothing", hint="write it like --limit 39800MiB")
     if device is not None:
         return _on_card(spec, work, load_device(device), limit_bytes, tuning)
     if limit_bytes is not None:

@@ -79,6 +79,8 @@ class MemoryStep:
             "--accumulate": None if self.accumulate == 1 else self.accumulate,
         }
         refuse_outside_training(self.phase, given)
+        if self.lora_rank == 0:
+            raise InputError("--lora-rank 0 is no adapter", hint="it counts from 1; leave it out to train everything")
         if self.adamw is not None and self.optimizer not in {None, "adamw"}:
             raise InputError(f"--adamw {self.adamw} contradicts --optimizer {self.optimizer}", hint="leave one out")
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from flopwatch.cli.options import Count
+from flopwatch.cli.options import Count, Rate
 from flopwatch.compare.mfu import PeakSet
 from flopwatch.compare.throughput import Throughput
 from flopwatch.cost.convention import Convention, convention_names, find_convention, load_conventions
@@ -22,15 +22,15 @@ PeakDType = Literal["fp64", "fp32", "tf32", "bf16", "fp16", "fp8", "int8", "fp6"
 class ThroughputOptions:
     """How fast the run was: one way of saying it."""
 
-    tokens_per_s: float | None = None
+    tokens_per_s: Rate | None = None
     """Tokens per second, all devices together."""
-    tokens_per_s_per_device: float | None = None
+    tokens_per_s_per_device: Rate | None = None
     """Tokens per second of one device."""
     step_s: float | None = None
     """Seconds of one step; needs --batch."""
     batch: Count | None = None
     """Sequences in one step, all devices and accumulated micro-batches together."""
-    samples_per_s: float | None = None
+    samples_per_s: Rate | None = None
     """Sequences per second, all devices together."""
     days: float | None = None
     """Days that --tokens took."""

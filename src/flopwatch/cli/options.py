@@ -30,6 +30,7 @@ def _by(parse: Callable[[str], float]) -> Callable[[Any, Sequence[Any]], float]:
 Count = Annotated[int, Parameter(converter=_by(units.parse_count))]
 SeqLen = Annotated[int, Parameter(converter=_by(units.parse_seq_len))]
 Bytes = Annotated[int, Parameter(converter=_by(units.parse_bytes))]
+Rate = Annotated[float, Parameter(converter=_by(units.parse_rate))]
 Seconds = Annotated[float, Parameter(converter=_by(units.parse_seconds))]
 DTypeOption = Annotated[workload.DType | None, Parameter(name="--dtype")]
 LanguageOption = Annotated[Language, Parameter(name="--lang")]

@@ -41,9 +41,20 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=ascii_only, allow_nan=False)
 
     def typed_results(self) -> list[Any]:
-        """The results as the structs of their kind (plain dictionaries for a kind without one)."""
+        """The results as the structs of their kind (plain dictionaries for a kind without one).
+
+        Raises InputError for results that are not of that kind, as in a record that was changed by hand.
+        """
         of_kind = RESULT_TYPES.get(self.kind)
-        return list(self.results) if of_kind is None else [msgspec.convert(r, of_kind) for r in self.results]
+        if of_kind is None:
+            return list(self.results)
+        try:
+            return [msgspec.convert(r, of_kind) for r in self.results]
+        except msgspec.ValidationError as error:
+            raise InputError(
+                f"the results of this {self.kind} record are not what flopwatch writes: {error}",
+                hint="give a file written with -o, unchanged",
+            ) from error
 
 
 def make_record(
