@@ -117,6 +117,22 @@ def test_a_wrong_settings_file_is_named(tmp_path, monkeypatch, capsys):
     (tmp_path / "flopwatch.toml").write_text("[count\n")
     assert run(["count", "gpt-small"]) == 2
     assert "flopwatch.toml is not valid TOML" in capsys.readouterr().err
+    (tmp_path / "flopwatch.toml").write_text('batch = "x"\n')
+    assert run(["count", "gpt-small"]) == 2
+    assert "flopwatch.toml: batch: 'x' is not a count" in capsys.readouterr().err
+    (tmp_path / "flopwatch.toml").write_text("count = 3\n")
+    assert run(["count", "gpt-small"]) == 2
+    assert "flopwatch.toml: count is no table" in capsys.readouterr().err
+
+
+def test_a_stream_that_the_shell_has_closed_spoils_nothing():
+    """Without stderr an error is not printed among the data; without stdout there is one line, no traceback."""
+    for redirect, code, out, err in (("2>&-", 2, "", ""), (">&-", 1, "", "flopwatch: standard output is closed")):
+        command = f"{sys.executable} -m flopwatch count nope {redirect}"
+        done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (code, out)
+        assert done.stderr.startswith(err)
+        assert done.stderr.count("\n") == (1 if err else 0)
 
 
 @pytest.mark.parametrize(

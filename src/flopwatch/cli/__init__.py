@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 import cyclopts
@@ -47,7 +48,18 @@ def build_app() -> cyclopts.App:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command and exit with its code; an expected error is one line on stderr."""
+    _open_closed_streams()
     sys.exit(run(sys.argv[1:] if argv is None else argv))
+
+
+def _open_closed_streams() -> None:
+    """Where the shell has closed a stream, write into nothing: else errors would be printed among the data."""
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - as long as the process lives
+    if sys.stdout is None:
+        sys.exit(
+            _say("standard output is closed; send it to a file, or to /dev/null with -o FILE", errors.EXIT_FAILURE)
+        )
 
 
 def run(argv: Sequence[str]) -> int:

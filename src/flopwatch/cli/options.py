@@ -21,7 +21,9 @@ def _by(parse: Callable[[str], float]) -> Callable[[Any, Sequence[Any]], float]:
         try:
             return parse(tokens[0].value)
         except InputError as error:
-            name = tokens[0].keyword or tokens[0].source  # a flag, or the file it came from
+            token = tokens[0]
+            is_typed = token.source in {"", "cli", "env"} or not token.keyword
+            name = (token.keyword or token.source) if is_typed else f"{token.source}: {token.keyword.strip('[]')}"
             raise InputError(f"{name}: {error.message}", hint=error.hint) from error
 
     return convert

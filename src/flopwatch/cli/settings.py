@@ -31,7 +31,7 @@ class _Table:
 
     def __call__(self, app: cyclopts.App, commands: tuple[str, ...], arguments: Any) -> None:
         known = {name.lstrip("-") for argument in arguments for name in argument.names}
-        own = self._table.get(commands[0], {}) if commands else {}
+        own = _table_of(self._table, commands[0], Path(self._source)) if commands else {}
         general = {key: value for key, value in self._table.items() if not isinstance(value, dict)}
         for key in own:
             if key.replace("_", "-") not in known:
@@ -57,6 +57,16 @@ def _pyproject(folder: Path) -> tuple[dict[str, Any], Path]:
     for parent in (folder, *folder.parents):
         path = parent / "pyproject.toml"
         if path.is_file():
-            table = _load(path).get("tool", {}).get("flopwatch", {})
-            return (table if isinstance(table, dict) else {}), path
+            return _table_of(_table_of(_load(path), "tool", path), "flopwatch", path), path
     return {}, folder
+
+
+def _table_of(table: dict[str, Any], name: str, path: Path) -> dict[str, Any]:
+    """The table of that name in another, empty where there is none; raises InputError for what is no table."""
+    found = table.get(name, {})
+    if not isinstance(found, dict):
+        raise InputError(
+            f"{path}: {name} is no table",
+            hint="options stand in [tool.flopwatch], those of `count` in [tool.flopwatch.count]",
+        )
+    return found
