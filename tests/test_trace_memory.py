@@ -5,6 +5,7 @@ import gc
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from flopwatch.model.load import load_spec
 from flopwatch.reference.model import DTYPES, build_model
@@ -121,3 +122,12 @@ def test_events_do_not_depend_on_when_garbage_is_collected(threshold):
     assert gc.isenabled()
     assert found.events == again.events
     assert [life.n_bytes for life in found.lives] == [life.n_bytes for life in again.lives]
+
+
+@pytest.mark.parametrize("kind", ["cpu", "meta", "fake"])
+def test_what_was_there_before_is_seen_at_its_first_use_in_whatever_call(kind):
+    """A second cache of the same shape, first read by a call that the first one made before: both live all along."""
+    with FakeTensorMode() if kind == "fake" else torch.device(kind):
+        caches = [torch.ones(5, 7), torch.ones(5, 7)]
+        memory = trace(lambda: [(cache * 2, cache.add_(1)) for cache in caches]).memory
+    assert [life.n_bytes for life in memory.lives if life.category == "input"] == [4 * 35, 4 * 35]

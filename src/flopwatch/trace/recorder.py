@@ -137,6 +137,7 @@ class Recorder(TorchDispatchMode):
 
     def _repeat(self, func: Any, kind: Kind, known: Remembered, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """Write down a call that was seen before; on tensors without data its result is made, not computed."""
+        self._note_inputs(args)
         place, phase = self._where()
         self.rows.append((known.cost, place, phase))
         if not known.is_repeatable:
@@ -225,10 +226,14 @@ class Recorder(TorchDispatchMode):
         return cost
 
     def _note_inputs(self, args: Sequence[Any]) -> None:
+        """Note what was there before the trace, at its first use, be it in a call that others made before."""
         if self.storages is not None:
-            for tensor in tensors_in(args):
-                if has_storage(tensor):
-                    self.storages.add(tensor, born=-1, category="input")
+            for arg in args:
+                if isinstance(arg, torch.Tensor):
+                    if has_storage(arg):
+                        self.storages.add(arg, -1, "input")
+                elif arg.__class__ is list or arg.__class__ is tuple:
+                    self._note_inputs(arg)
 
     def _note_results(self, result: Any) -> None:
         if self.storages is not None:
