@@ -105,7 +105,9 @@ def _point(point: BatchPoint, best: int, top: float, words: Words) -> list[Cell 
 def choice_table(rows: Sequence[ChoiceRow], words: Words) -> Table:
     """What each choice buys against the base, with the interval; a choice that did not run says why below."""
     reasons = [
-        words("because", what=_name_of(row), why=words.said(row.reason)) for row in rows if row.reason is not None
+        words("because", what=_name_of(row, words), why=words.said(row.reason))
+        for row in rows
+        if row.reason is not None
     ]
     return Table(
         title=words("bench.choices"),
@@ -122,12 +124,12 @@ def choice_table(rows: Sequence[ChoiceRow], words: Words) -> Table:
     )
 
 
-def _name_of(row: ChoiceRow) -> str:
-    return f"{row.choice} {row.value}"
+def _name_of(row: ChoiceRow, words: Words) -> str:
+    return f"{words.said(row.choice)} {row.value}"
 
 
 def _choice(row: ChoiceRow, words: Words) -> list[Cell | str]:
-    name = _name_of(row)
+    name = _name_of(row, words)
     if row.tokens_per_s is None or row.change_fraction is None or row.interval_fraction is None:
         return [name, words("na"), "", "", "", words("na")]
     low, high = row.interval_fraction

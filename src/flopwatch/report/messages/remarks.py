@@ -145,10 +145,26 @@ _FOUND: Final[tuple[tuple[str, str], ...]] = (
     ("one measurement on a side: its noise is not known", "有一侧只有一次测量：噪声未知"),
     ("fewer than {n_least} samples on a side: their noise is not known", "有一侧少于 {n_least} 个样本：噪声未知"),
     ("{name} differs: {before} before, {after} after", "{name} 不同：之前为 {before}，之后为 {after}"),
+    ("a sample counts as one token in what is said of tokens", "凡提到词元之处，一个样本计为一个词元"),
+    (
+        "not counted, and it looks like a matmul: {op} ({n} calls): FLOP/s and MFU are too low",
+        "未统计，但看起来是矩阵乘法：{op}（{n} 次调用）：算力和 MFU 偏低",
+    ),
+    (
+        "backward starts from the sum of the output: for your own loss give the model's output a `.loss`",
+        "反向从输出之和开始：要用自己的损失，请让模型的输出带有 `.loss`",
+    ),
+    (
+        "kernels of a convolution may copy their inputs into a layout of their own, as on a CPU, which no run without"
+        " data sees: the predicted memory is too low by that",
+        "卷积内核可能把输入复制成自己的布局（如在 CPU 上），不带数据的运行看不到：预测的内存因此偏低",
+    ),
+    ("no matmul was counted in the step", "这一步里没有统计到矩阵乘法"),
     (
         "{result}: batch x seq is {before} before and {after} after",
         "{result}：批量 x 序列之前为 {before}，之后为 {after}",
     ),
+    ("{result}: {key} is {before} before and {after} after", "{result}：{key} 之前为 {before}，之后为 {after}"),
     ("{result}: {key} is {before} before and {after} after", "{result}：{key} 之前为 {before}，之后为 {after}"),
     ("{result} is only in the first record", "{result} 只在第一份记录里"),
     ("{result} is only in the second record", "{result} 只在第二份记录里"),
