@@ -6,8 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from flopwatch.trace import memo, recorder
+from flopwatch.trace import functions, memo, recorder
 from flopwatch.trace.api import trace
 
 
@@ -130,3 +131,80 @@ def test_depth_costs_little():
     (few, short), (many, long) = distinct(6), distinct(60)
     assert few == many
     assert long > 5 * short
+
+
+def _fake_step():
+    with FakeTensorMode() as mode:
+        model, x = Uneven(), torch.ones(3, 6)
+
+    def step():
+        with mode:
+            model(x).sum().backward()
+
+    return step, model
+
+
+def test_a_trace_of_fake_tensors_with_the_memo_is_one_of_the_fake_mode_alone(monkeypatch):
+    """Every operator and every memory event, when results and views are made here and when the mode makes them all."""
+    step, model = _fake_step()
+    fast = trace(step, model=model)
+    monkeypatch.setattr(recorder, "call_key", lambda *_: None)
+    monkeypatch.setattr(recorder, "is_plain_fake", lambda _: False)
+    slow = trace(step, model=model)
+    assert _calls(fast) == _calls(slow)
+    assert fast.memory.events == slow.memory.events
+    assert [life.n_bytes for life in fast.memory.lives] == [life.n_bytes for life in slow.memory.lives]
+
+
+def test_fake_results_and_views_are_as_the_fake_mode_makes_them():
+    """Class, mode, device, shape, strides, offset and whose memory it is: without a trace, first, and repeated."""
+
+    def made(x):
+        results = (x * 2, x.clone(), *x.topk(2, dim=0), x > 0, x.to(torch.bfloat16))
+        views = (
+            x.t(),
+            x[1:],
+            x.view(4, 3, 2),
+            x.detach(),
+            x.unsqueeze(1).expand(4, 5, 6),
+            x.transpose(0, 1)[2],
+            *x.split(3),
+        )
+        return results, views
+
+    def looks(tensors, x):
+        return [
+            (type(t), t.fake_mode, t.device, t.shape, t.stride(), t.storage_offset(), t.dtype, t.requires_grad)
+            for t in tensors
+        ] + [t.untyped_storage()._cdata == x.untyped_storage()._cdata for t in tensors]
+
+    seen = []
+    with FakeTensorMode():
+        x = torch.ones(4, 6)
+        alone = [looks(tensors, x) for tensors in made(x)]
+        trace(lambda: seen.extend([looks(tensors, x) for tensors in made(x)] for _ in range(2)))
+    assert seen == [alone, alone]
+
+
+def test_a_small_fake_constant_keeps_its_value():
+    """The step count of an optimizer is one: torch reads it, so it is counted on by torch and not by the memo."""
+    with FakeTensorMode():
+        count = torch.tensor(3.0)
+        trace(lambda: [count.add_(1) for _ in range(2)])
+        assert count.item() == 5.0
+
+
+def test_a_backward_pass_asks_no_function_mode(monkeypatch):
+    """To write an operator down its tensors' shapes are read: each would be a call of the mode that sees attention."""
+    during = []
+    ours = functions.FunctionMode.__torch_function__
+
+    def noted(self, func, types, args=(), kwargs=None):
+        if torch._C._current_graph_task_id() != -1:
+            during.append(func)
+        return ours(self, func, types, args, kwargs)
+
+    monkeypatch.setattr(functions.FunctionMode, "__torch_function__", noted)
+    step, model = _step("meta")
+    trace(step, model=model)
+    assert during == []

@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from flopwatch.trace.formulas import Call, Formula, ValueDependentError, Work
 from flopwatch.trace.vector import Tensors, VectorFormula, vector_formula
+from flopwatch.trace.without_data import bare_call
 
 _DTYPES: Final = {
     torch.float64: "fp64",
@@ -30,6 +31,7 @@ _GATHERS: Final = frozenset({"embedding", "index", "index_select", "gather", "_u
 _OVERWRITES: Final = frozenset(
     {"copy_", "fill_", "zero_", "uniform_", "normal_", "random_", "bernoulli_", "exponential_"}
 )
+_NATIVE: Final = frozenset({"aten", "prims"})
 _SIZES: Final = ("size", "stride", "storage_offset", "numel", "dim")
 _QUERIES: Final = frozenset(
     {"prim::device", "prim::layout", "aten::is_contiguous", "aten::sym_is_contiguous", "aten::is_strides_like_format"}
@@ -71,10 +73,12 @@ class OpCost:
 class Operator:
     """What is known of one operator overload: its name, its kind, and the formulas that count it."""
 
-    __slots__ = ("formula", "func", "is_composite", "kind", "mutated", "name", "vector")
+    __slots__ = ("call", "formula", "func", "is_composite", "is_native", "kind", "mutated", "name", "vector")
 
     def __init__(self, func: Any, formulas: Mapping[Any, Formula]) -> None:
         self.func = func
+        self.call = bare_call(func)
+        self.is_native = False  # one of torch's own: nothing of a user's runs inside it
         self.formula: Formula | None = formulas.get(func)
         if isinstance(func, torch._ops.HigherOrderOperator):
             self.name: str = func.name()
@@ -86,6 +90,7 @@ class Operator:
         if self.formula is None:
             self.formula = formulas.get(func.overloadpacket)
         schema = func._schema
+        self.is_native = func.namespace in _NATIVE
         self.name = schema.name.replace("::", ".")
         self.mutated = tuple(
             index

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from flopwatch.trace.recorder import Recorder
 
 _SDPA: Final = F.scaled_dot_product_attention
+_SEEN: Final = frozenset({_SDPA, F.multi_head_attention_forward, torch.autograd.grad, torch.Tensor.backward})
 
 
 class FunctionMode(TorchFunctionMode):
@@ -39,6 +40,8 @@ class FunctionMode(TorchFunctionMode):
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """Run a function of torch, attention under its own name and place."""
+        if func not in _SEEN and not isinstance(func, torch._ops.HigherOrderOperator):
+            return func(*args, **kwargs) if kwargs else func(*args)
         kwargs = kwargs or {}
         if func is _SDPA:
             return self.attend(*args, **kwargs)

@@ -12,31 +12,42 @@ from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.nn import Parameter
 
 from flopwatch.trace.cost import OpCost, Operator, tensors_in
+from flopwatch.trace.without_data import is_plain_fake, make_fake, make_meta
 
-_empty_strided: Final = torch.empty_strided
 _STRIDED: Final = torch.strided
-_META: Final = torch.device("meta")
+_PLAIN: Final = frozenset({Tensor, Parameter, FakeTensor})
+
+Home = bool | FakeTensorMode
+"""Where the tensors of a call live: True when none has data, False when one has, or the mode that they are fakes of."""
 
 
 class TensorSpec(NamedTuple):
-    """All that a plain tensor without data is, and the bytes of its storage."""
+    """All that a plain tensor without data is, and the bytes of its storage; of a fake one its mode and device too."""
 
     shape: torch.Size
     stride: tuple[int, ...]
     dtype: torch.dtype
     n_bytes: int
+    mode: FakeTensorMode | None = None
+    device: torch.device | None = None
 
     def make(self) -> Tensor:
         """A new tensor like this, with a storage of its own."""
-        shape, stride, dtype, _ = self
-        return _empty_strided(shape, stride, dtype=dtype, device=_META)
+        shape, stride, dtype, _, mode, device = self
+        if mode is None or device is None:
+            return make_meta(shape, stride, dtype)
+        return make_fake(mode, device, shape, stride, dtype)
 
 
 def _spec_of(tensor: Tensor) -> TensorSpec:
-    return TensorSpec(tensor.shape, tensor.stride(), tensor.dtype, tensor.untyped_storage().nbytes())
+    n_bytes = tensor.untyped_storage().nbytes()
+    if isinstance(tensor, FakeTensor):
+        return TensorSpec(tensor.shape, tensor.stride(), tensor.dtype, n_bytes, tensor.fake_mode, tensor.fake_device)
+    return TensorSpec(tensor.shape, tensor.stride(), tensor.dtype, n_bytes)
 
 
 class Remembered(NamedTuple):
@@ -49,54 +60,61 @@ class Remembered(NamedTuple):
 
 
 def call_key(operator: Operator, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Any, ...] | None:
-    """What decides cost and result of a call, as a key; its last entry is whether no tensor has data.
+    """What decides cost and result of a call, as a key; its last entry is the Home of its tensors.
 
-    None where that cannot be said: a tensor subclass, a layout other than strided, an argument without a hash.
+    None where that cannot be said: a tensor subclass, a fake tensor that is more than its shape or stands beside
+    tensors with data, a layout other than strided, an argument without a hash.
     """
     parts: list[Any] = [operator]
-    is_meta = True
     try:
-        for arg in (*args, *kwargs.items()) if kwargs else args:
-            kind = arg.__class__
-            if kind is Tensor or kind is Parameter:
-                if arg.layout is not _STRIDED:  # how much work it is depends on its stored elements
-                    return None
-                parts += (arg.shape, arg.stride(), arg.dtype)
-                if not arg.is_meta:
-                    is_meta = False
-            elif kind is list or kind is tuple:
-                state = _add_items(parts, kind, arg)
-                if state is None:
-                    return None
-                is_meta = is_meta and state
-            elif isinstance(arg, Tensor):
-                return None
-            else:
-                parts += (kind, arg)
+        home = _add_items(parts, (*args, *kwargs.items()) if kwargs else args)
     except RuntimeError:  # an old nested tensor has no shape
         return None
-    parts.append(is_meta)
+    if home is None:
+        return None
+    parts.append(home)
     return tuple(parts)
 
 
-def _add_items(parts: list[Any], kind: type, items: Sequence[Any]) -> bool | None:
-    """Add a list to a key: whether its tensors have no data, None where one of them is no plain tensor."""
-    is_meta = True
-    parts.append(kind)
+def _add_items(parts: list[Any], items: Sequence[Any]) -> Home | None:
+    """Add arguments, or a list among them, to a key: the Home of their tensors, None where there is no key."""
+    home: Home = True
     for item in items:
-        if isinstance(item, Tensor):
-            if (item.__class__ is not Tensor and item.__class__ is not Parameter) or item.layout is not _STRIDED:
-                return None
-            parts += (item.shape, item.stride(), item.dtype)
-            is_meta = is_meta and item.is_meta
+        kind = item.__class__
+        if kind in _PLAIN:
+            own = _add_tensor(parts, item)
+        elif kind is list or kind is tuple:
+            parts.append(kind)
+            own = _add_items(parts, item)
+            parts.append(kind)
+        elif isinstance(item, Tensor):
+            return None
         else:
-            parts += (item.__class__, item)
-    parts.append(kind)
-    return is_meta
+            parts += (kind, item)
+            continue
+        if own is None:
+            return None
+        if home is True:
+            home = own
+        elif own is not True and own is not home:
+            return None
+    return home
 
 
-def remember(cost: OpCost, args: Sequence[Any], out: Any) -> Remembered:
-    """What to remember of a functional call that has just run."""
+def _add_tensor(parts: list[Any], tensor: Tensor) -> Home | None:
+    """Add a tensor to a key: its Home, None where it is more than its shape, strides and dtype."""
+    if tensor.layout is not _STRIDED:  # how much work it is depends on its stored elements
+        return None
+    parts += (tensor.shape, tensor.stride(), tensor.dtype)
+    if not isinstance(tensor, FakeTensor):
+        return bool(tensor.is_meta)
+    parts.append(tensor.fake_device)
+    mode: FakeTensorMode = tensor.fake_mode
+    return mode if is_plain_fake(tensor) else None
+
+
+def remember(cost: OpCost, args: Sequence[Any], out: Any, home: Home) -> Remembered:
+    """What to remember of a functional call that has just run on tensors without data."""
     if isinstance(out, Tensor):
         results: Sequence[Any] = (out,)
     elif isinstance(out, tuple) and all(item is None or isinstance(item, Tensor) for item in out):
@@ -104,7 +122,7 @@ def remember(cost: OpCost, args: Sequence[Any], out: Any) -> Remembered:
     else:
         return Remembered(cost, is_repeatable=False)
     made = [item for item in results if item is not None]
-    if not all(item.__class__ is Tensor and item.is_meta and not item.dtype.is_complex for item in made):
+    if not all(_is_plain(item, home) for item in made):
         return Remembered(cost, is_repeatable=False)
     storages = {item.untyped_storage()._cdata for item in made}
     if len(storages) < len(made) or any(t.untyped_storage()._cdata in storages for t in tensors_in(args)):
@@ -113,3 +131,12 @@ def remember(cost: OpCost, args: Sequence[Any], out: Any) -> Remembered:
     if isinstance(out, Tensor):
         return Remembered(cost, is_repeatable=True, single=specs[0])
     return Remembered(cost, is_repeatable=True, several=specs)
+
+
+def _is_plain(made: Tensor, home: Home) -> bool:
+    """Whether a result is all in its shape, strides and dtype, and lives where the arguments do."""
+    if made.dtype.is_complex or made.layout is not _STRIDED:
+        return False
+    if home is True:
+        return made.__class__ is Tensor and made.is_meta
+    return is_plain_fake(made) and isinstance(made, FakeTensor) and made.fake_mode is home

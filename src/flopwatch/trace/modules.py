@@ -116,6 +116,9 @@ class ModuleStack:
         self.task = graph_task()
 
     def _leave(self, module: nn.Module, *_: Any) -> None:
+        if self.stack and self.stack[-1][2] is module:
+            self.place, self.task, module = self.stack.pop()
+            return
         if not any(entered is module for _, _, entered in reversed(self.stack)):
             return  # it was not entered
         while True:  # what was entered below it and never left has failed

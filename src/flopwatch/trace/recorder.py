@@ -24,11 +24,12 @@ from flopwatch.trace.eager import without_compilation
 from flopwatch.trace.formulas import Call, Formula
 from flopwatch.trace.functions import FunctionMode
 from flopwatch.trace.higher_order import run_higher_order
-from flopwatch.trace.memo import Remembered, call_key, remember
+from flopwatch.trace.memo import Home, Remembered, call_key, remember
 from flopwatch.trace.modules import ModuleNames, ModuleStack, Place
 from flopwatch.trace.sharded import ShardedWork
 from flopwatch.trace.stand_ins import STAND_INS
 from flopwatch.trace.storages import StorageLog, has_storage
+from flopwatch.trace.without_data import is_plain_fake, no_functions, view_of_fake
 
 Row = tuple[OpCost, Place, str]
 """One operator that ran: its cost, where it belongs, in which phase."""
@@ -96,26 +97,33 @@ class Recorder(TorchDispatchMode):
         operator = self._operators.get(id(func))
         if operator is None:
             operator = self._operator(func)
-        kind = operator.kind
         if types:
             answer = self._of_subclass(operator, types, args, kwargs or {})
             if answer is not _OURS:
                 return answer
+        kind = operator.kind
         if kind is Kind.VIEW:
             self._note_view()
-            return func(*args, **kwargs) if kwargs else func(*args)
+            is_fake = bool(types) and is_plain_fake(args[0])
+            if not operator.is_native or (types and not is_fake):  # a subclass's own code may run inside
+                return func(*args, **kwargs) if kwargs else func(*args)
+            with no_functions():
+                if is_fake:
+                    return view_of_fake(operator.call, args, kwargs)
+                return operator.call(*args, **kwargs) if kwargs else operator.call(*args)
         kwargs = kwargs or {}
         if kind is not Kind.FUNCTIONAL and kind is not Kind.IN_PLACE:
             return self._run_other(operator, args, kwargs)
-        key = call_key(operator, args, kwargs)
-        if key is not None:
+        with no_functions():
+            key = call_key(operator, args, kwargs)
             try:
-                remembered = self._memo.get(key)
+                known = None if key is None else self._memo.get(key)
             except TypeError:  # an argument without a hash
-                key = None
-            else:
-                if remembered is not None:
-                    return self._repeat(func, kind, remembered, args, kwargs)
+                key = known = None
+            if known is not None and known.is_repeatable:
+                return self._repeat(kind, known, args)
+        if known is not None:
+            return self._run_again(operator, known, args, kwargs)
         return self._run(operator, key, args, kwargs)
 
     def _of_subclass(self, operator: Operator, types: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
@@ -135,16 +143,11 @@ class Recorder(TorchDispatchMode):
             self._operators[id(func)] = Operator(func, self._formulas)
         return self._operators[id(func)]
 
-    def _repeat(self, func: Any, kind: Kind, known: Remembered, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        """Write down a call that was seen before; on tensors without data its result is made, not computed."""
+    def _repeat(self, kind: Kind, known: Remembered, args: Sequence[Any]) -> Any:
+        """Write down a call on tensors without data that was seen before; its result is made, not computed."""
         self._note_inputs(args)
         place, phase = self._where()
         self.rows.append((known.cost, place, phase))
-        if not known.is_repeatable:
-            result = func(*args, **kwargs)
-            if kind is Kind.FUNCTIONAL:
-                self._note_results(result)
-            return result
         if kind is Kind.IN_PLACE:
             return args[0]
         if known.single is not None:
@@ -159,30 +162,48 @@ class Recorder(TorchDispatchMode):
         self._note_results(results)
         return results
 
-    def _run(self, operator: Operator, key: tuple[Any, ...] | None, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        """Run a call that was not seen before, and remember it."""
-        self._note_inputs(args)
-        result = self._call(operator, args, kwargs)
-        if result is NotImplemented:
-            return result
-        cost = self._write(operator, args, kwargs, result)
-        if key is not None:
-            gc.collect(0)  # torch's first run of an operator may leave cycles that hold the frames above it
-            is_meta = bool(key[-1])
-            if operator.kind is Kind.IN_PLACE:
-                self._memo[key] = Remembered(cost, is_repeatable=is_meta and args[0].is_meta)
-            elif is_meta:
-                self._memo[key] = remember(cost, args, result)
-            else:
-                self._memo[key] = Remembered(cost, is_repeatable=False)
-        self._note_results(result)
+    def _run_again(self, operator: Operator, known: Remembered, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """Write down a call that was seen before, and run it: there is data to compute with."""
+        with no_functions():
+            self._note_inputs(args)
+        place, phase = self._where()
+        self.rows.append((known.cost, place, phase))
+        result = operator.func(*args, **kwargs)
+        if operator.kind is Kind.FUNCTIONAL:
+            with no_functions():
+                self._note_results(result)
         return result
 
-    def _call(self, operator: Operator, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    def _run(self, operator: Operator, key: tuple[Any, ...] | None, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """Run a call that was not seen before, and remember it."""
+        with no_functions():
+            self._note_inputs(args)
+        result = self._call(operator, args, kwargs, is_plain=key is not None)
+        if result is NotImplemented:
+            return result
+        with no_functions():
+            cost = self._write(operator, args, kwargs, result)
+            if key is not None:
+                gc.collect(0)  # torch's first run of an operator may leave cycles that hold the frames above it
+                self._memo[key] = self._remembered(operator, cost, key[-1], args, result)
+            self._note_results(result)
+        return result
+
+    def _remembered(self, operator: Operator, cost: OpCost, home: Home, args: Sequence[Any], result: Any) -> Remembered:
+        if home is False:
+            return Remembered(cost, is_repeatable=False)
+        if operator.kind is Kind.IN_PLACE:
+            return Remembered(cost, is_repeatable=args[0].is_meta if home is True else is_plain_fake(args[0]))
+        return remember(cost, args, result, home)
+
+    def _call(self, operator: Operator, args: Sequence[Any], kwargs: dict[str, Any], *, is_plain: bool) -> Any:
         stand_in = STAND_INS.get(operator.name)
         if stand_in is not None and not has_data(args[0]):
             return stand_in(args, kwargs)
-        return operator.func(*args, **kwargs)
+        if not (is_plain and operator.is_native):
+            return operator.func(*args, **kwargs)
+        with no_functions():
+            return operator.call(*args, **kwargs)
 
     def _run_other(self, operator: Operator, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """Run a composite, higher-order, mutating or value-dependent operator; nothing of it is remembered."""

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import weakref
+from typing import Final
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+_PLAIN: Final = frozenset({torch.Tensor, torch.nn.Parameter, FakeTensor})
 
 
 @dataclasses.dataclass(slots=True)
@@ -100,5 +104,5 @@ class StorageLog:
 
 def has_storage(tensor: torch.Tensor) -> bool:
     """Whether a tensor has one storage of its own to speak of (sparse ones and wrappers have none)."""
-    is_plain = tensor.__class__ is torch.Tensor or tensor.__class__ is torch.nn.Parameter
+    is_plain = tensor.__class__ in _PLAIN
     return tensor.layout is torch.strided and (is_plain or not is_traceable_wrapper_subclass(tensor))
