@@ -126,7 +126,7 @@ def fit(
     )
     if isinstance(spec, OwnModel):
         known = own_memory(spec, work, series, timeout_s=request.timeout_s)
-        result = _with_reason(fit_batch(request, series, predict=known.peak_bytes), known)
+        result = _with_facts(fit_batch(request, series, predict=known.peak_bytes), known)
     else:
         result = fit_batch(request, series)
     return result if global_batch is None else with_plan(result, request, global_batch, series)
@@ -189,12 +189,11 @@ def _predict_own(own: OwnModel, request: FitRequest, global_batch: int | None) -
     known = own_memory(own, request.workload, series)
     if known.no_prediction is not None:
         raise InputError(f"the memory of {own.name} cannot be predicted: {known.no_prediction}", hint="run it instead")
-    result = predict_batch(request, predict=known.peak_bytes)
+    result = _with_facts(predict_batch(request, predict=known.peak_bytes), known)
     return result if global_batch is None else with_plan(result, request, global_batch, None, predict_of=predict_of)
 
 
-def _with_reason(result: FitResult, known: OwnWork) -> FitResult:
-    """The result with the reason why nothing was predicted, where that is so."""
-    if known.no_prediction is None:
-        return result
-    return msgspec.structs.replace(result, details={**result.details, "no_prediction": known.no_prediction})
+def _with_facts(result: FitResult, known: OwnWork) -> FitResult:
+    """The result with what its batch is made of, and the reason why nothing was predicted, where that is so."""
+    facts = {"unit": known.unit} | ({"no_prediction": known.no_prediction} if known.no_prediction else {})
+    return msgspec.structs.replace(result, details={**result.details, **facts})

@@ -17,7 +17,11 @@ def blocks(results: Sequence[FitResult], words: Words) -> list[Block]:
     shown: list[Block] = []
     for result in results:
         title = words(
-            "fit.title", model=result.model, phase=words.said(result.phase), seq_len=result.seq_len, dtype=result.dtype
+            "fit.title_samples" if result.details.get("unit") == "samples" else "fit.title",
+            model=result.model,
+            phase=words.said(result.phase),
+            seq_len=result.seq_len,
+            dtype=result.dtype,
         )
         shown += [Heading(text=title), facts_of(result, words)]
         if result.probes:

@@ -77,6 +77,7 @@ WORK: Final[dict[str, tuple[str, str]]] = {
     "memory.does_not_fit": ("does not fit: {margin} over {allowed}", "放不下：比 {allowed} 多出 {margin}"),
     "memory.largest": ("Largest tensors at the peak", "峰值时刻最大的张量"),
     # fit
+    "fit.title_samples": ("{model}: {phase}, {dtype}", "{model}：{phase}，{dtype}"),
     "fit.title": (
         "{model}: {phase}, {seq_len} tokens, {dtype}",
         "{model}：{phase}，{seq_len} 词元，{dtype}",
