@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import os
 import select
 import shutil
@@ -137,6 +138,7 @@ def main() -> None:
     try:
         if method == "fork":
             child.preload()
+            gc.freeze()  # a collection in a child looks at its own objects, not at the half million that torch has
         children = _Children(control, fork=method == "fork")
         with control.makefile("rb") as orders:
             for line in orders:
