@@ -8,9 +8,9 @@ from flopwatch.errors import InputError
 from flopwatch.measure.batch_search import MOST, Grid, Try, search_batch
 
 
-def run(peak_of, *, limit, predict=None, grid=None, outcome="oom", report_peak=True):
+def run(peak_of, *, limit, predict=None, grid=None, outcome="oom", report_peak=True, pin_bytes=None):
     """The Found and the batches tried, on a fake device whose memory is `limit`."""
-    search = search_batch(limit_bytes=limit, grid=grid, predict=predict)
+    search = search_batch(limit_bytes=limit, grid=grid, predict=predict, pin_bytes=pin_bytes)
     tried = []
     try:
         batch = next(search)
@@ -65,6 +65,25 @@ def test_an_exact_prediction_needs_two_tries_when_the_steps_are_large():
     assert (found.best.batch, tried) == (9, [9, 10])
 
 
+@pytest.mark.parametrize("constant", [-97, 0, 190])
+@pytest.mark.parametrize("limit", [40_009, 391_117])
+def test_a_prediction_that_is_off_by_a_constant_is_pinned_by_a_small_batch(constant, limit):
+    """An eighth of the answer shows the constant; then come the answer and its neighbour."""
+    truth = line(1866, 167)
+    found, tried = run(truth, limit=limit, predict=lambda batch: truth(batch) + constant, pin_bytes=0)
+    check(found, tried, truth, limit, range(1, 5000))
+    assert tried[1:] == [found.best.batch, found.best.batch + 1]
+    assert tried[0] <= found.best.batch / 8 + 2
+
+
+def test_the_small_batch_lies_on_the_line_of_the_answer():
+    """Its peak grows as the answer's does: from another of the lines the constant would be that line's."""
+    found, tried = run(bent, limit=9_001, predict=bent, pin_bytes=0)
+    check(found, tried, bent, 9_001, range(1, 100))
+    assert bent(tried[0] + 1) - bent(tried[0]) == 331
+    assert len(tried) == 3
+
+
 @pytest.mark.parametrize("error", [-0.9, -0.5, -0.2, 0.3, 1.0, 9.0])
 def test_a_wrong_prediction_costs_tries_and_never_the_answer(error):
     """Far too low or too high: the measurements win."""
@@ -95,8 +114,11 @@ def test_without_a_prediction_the_answer_is_the_same(truth, limit, report_peak):
     top=st.integers(1, 700),
     multiple=st.integers(1, 9),
     kind=st.sampled_from(["all", "power-of-two"]),
+    pin_bytes=st.one_of(st.none(), st.integers(0, 9000)),
 )
-def test_any_rising_memory_gives_the_exhaustive_answer(fixed, each, floor, bend, limit, scale, top, multiple, kind):
+def test_any_rising_memory_gives_the_exhaustive_answer(
+    fixed, each, floor, bend, limit, scale, top, multiple, kind, pin_bytes
+):
     """Over random memories, limits, predictions and grids, the search and the exhaustive search agree."""
     multiple = 1 if kind == "power-of-two" else min(multiple, top)
     grid = Grid(kind=kind, multiple_of=multiple, max_batch=top)
@@ -106,7 +128,7 @@ def test_any_rising_memory_gives_the_exhaustive_answer(fixed, each, floor, bend,
         return max(floor, fixed + each * batch, fixed - 300 + (each + bend) * batch)
 
     predict = None if scale is None else lambda batch: int(truth(batch) * scale)
-    found, tried = run(truth, limit=limit, predict=predict, grid=grid)
+    found, tried = run(truth, limit=limit, predict=predict, grid=grid, pin_bytes=pin_bytes)
     check(found, tried, truth, limit, batches)
     assert set(tried) <= set(batches)
 

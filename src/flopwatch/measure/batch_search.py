@@ -24,6 +24,7 @@ _FIRST_FRACTION: Final = 0.995
 _RETREATS: Final = (0.95, 0.8, 0.5)  # after one, two, more failures in a row: how far up the open span to try next
 _NEAR_FRACTION: Final = 0.05  # a prediction this near is off by a constant, not by a factor
 _MOST_GROWTH: Final = 4  # how far past what has run a line through measurements is trusted
+_PIN_SHARE, _LEAST_PIN = 8, 2  # of the predicted batch; not 1, where some copies are views
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,18 +104,26 @@ def predicted_place(model: Predict, grid: Grid, limit_bytes: int) -> int | None:
 
 
 def search_batch(
-    *, limit_bytes: int, first_bytes: int | None = None, grid: Grid | None = None, predict: Predict | None = None
+    *,
+    limit_bytes: int,
+    first_bytes: int | None = None,
+    grid: Grid | None = None,
+    predict: Predict | None = None,
+    pin_bytes: int | None = None,
 ) -> Generator[int, Try, Found]:
     """Yields the batch to try, is sent what came of it, and returns the Found; tries no batch twice.
 
     `first_bytes` is what the first try is predicted to take. It is to run, so that there is a measurement to pin the
     prediction to: a little below the limit, by what the prediction is likely to leave out (0.5 % when left out).
+    `pin_bytes` is for predictions that are right but for a constant: the first try then is an eighth of that batch,
+    which shows the constant in an eighth of the time, or what is predicted to take so many bytes.
     """
     search = _Search(
         limit_bytes=limit_bytes,
         first_bytes=first_bytes if first_bytes is not None else int(limit_bytes * _FIRST_FRACTION),
         grid=grid or Grid(),
         predict=predict or (lambda _batch: None),
+        pin_bytes=pin_bytes,
     )
     while (place := search.next_place()) is not None:
         search.learn(place, (yield search.grid.at(place)))
@@ -129,6 +138,7 @@ class _Search:
     first_bytes: int
     grid: Grid
     predict: Predict
+    pin_bytes: int | None
 
     def __post_init__(self) -> None:
         self.low = 0
@@ -170,7 +180,7 @@ class _Search:
 
     def _wanted_place(self) -> int:
         if self.n_tries == 0:
-            return predicted_place(self.predict, self.grid, self.first_bytes) or 1
+            return self._first_place()
         if self.n_failed_in_a_row:
             return self._retreat()
         wanted = predicted_place(self._pinned, self.grid, self.limit_bytes)
@@ -183,9 +193,30 @@ class _Search:
             return self.low + (1 << max(0, self.n_beyond_model - 2))
         return wanted if wanted < self.high else self.low + max(1, int((self.high - self.low) * _RETREATS[1]))
 
+    def _first_place(self) -> int:
+        """Near the answer; or well below, where the predicted peak grows as it does there."""
+        wanted = predicted_place(self.predict, self.grid, self.first_bytes) or 1
+        pin_bytes = self.pin_bytes
+        if pin_bytes is None or wanted == self.grid.size:
+            return wanted
+        place = max(_LEAST_PIN, -(-wanted // _PIN_SHARE))
+        while place < wanted and (self._peak(place) < pin_bytes or self._growth(place) != self._growth(wanted)):
+            place *= 2
+        return min(place, wanted)
+
+    def _growth(self, place: int) -> int:
+        """Bytes that one batch more is predicted to take."""
+        batch = self.grid.at(place)
+        return (self.predict(batch + 1) or 0) - (self.predict(batch) or 0)
+
+    def _peak(self, place: int) -> int:
+        return self.predict(self.grid.at(place)) or 0
+
     def _retreat(self) -> int:
         """Between what ran and what failed: near the failure at first, then halving the span."""
-        wanted = predicted_place(self._pinned, self.grid, self.limit_bytes) if self.best is not None else None
+        is_pinned_low = self.pin_bytes is not None and len(self.measured) == 1
+        within_bytes = int(self.limit_bytes * _FIRST_FRACTION) if is_pinned_low else self.limit_bytes
+        wanted = predicted_place(self._pinned, self.grid, within_bytes) if self.best is not None else None
         if wanted is not None and self.n_failed_in_a_row == 1 and self.low < wanted < self.high:
             return wanted
         fraction = _RETREATS[min(self.n_failed_in_a_row, len(_RETREATS)) - 1]
@@ -216,7 +247,8 @@ class _Search:
     def _scale(self, predicted_last: int) -> float:
         """Measured growth over predicted growth: 1 as long as the prediction is near what was measured."""
         _, last_bytes = self.measured[-1]
-        if abs(last_bytes - predicted_last) <= _NEAR_FRACTION * last_bytes or predicted_last <= 0:
+        near_bytes = max(_NEAR_FRACTION * last_bytes, self.limit_bytes - self.first_bytes)
+        if abs(last_bytes - predicted_last) <= near_bytes or predicted_last <= 0:
             return 1.0
         if len(self.measured) >= 2:
             before_batch, before_bytes = self.measured[-2]

@@ -24,6 +24,9 @@ from flopwatch.workload import Workload
 _USUAL_TRIES: Final = 3
 # What a limit counts and the prediction does not: libraries' buffers (5 MiB a thread of MKL), the heap, page rounding.
 _UNPREDICTED_BYTES: Final = 16 << 20
+# On a CPU that is all that the prediction was seen to miss. What takes less than a child's warm-up (25 MB) is measured
+# in resident pages, which is less exact.
+_PIN_BYTES: Final = 32 << 20
 # What a failed allocation can look like besides "out of memory", once the same step has run at a smaller batch.
 _UNCLEAR: Final = ("crashed", "killed")
 
@@ -78,7 +81,13 @@ def fit_batch(request: FitRequest, series: ProbeSeries, *, predict: Predict | No
     predict = predict or predicted_peak(request)
     limit_bytes = request.limit.limit_bytes
     first_bytes = limit_bytes - min(max(limit_bytes // 100, _UNPREDICTED_BYTES), limit_bytes // 4)
-    search = search_batch(limit_bytes=limit_bytes, first_bytes=first_bytes, grid=request.grid, predict=predict)
+    search = search_batch(
+        limit_bytes=limit_bytes,
+        first_bytes=first_bytes,
+        grid=request.grid,
+        predict=predict,
+        pin_bytes=_PIN_BYTES if request.device == "cpu" else None,
+    )
     outcomes: dict[int, ProbeOutcome] = {}
     try:
         batch = next(search)
