@@ -87,7 +87,9 @@ def wait_for_items(path, count):
     raise AssertionError("nothing was kept within 12 s")
 
 
-TWO = ("fit", "small.toml", "deep.toml", "--dtype", "fp32", "--seq", "71", "--limit", "64MiB", "--phase", "forward")
+# Half a batch from the next answer either way: a process's own heap moves by 0.1 MiB with its environment's size, and
+# at 64 MiB the larger network's batch 43 was within 0.05 MiB of the limit.
+TWO = ("fit", "small.toml", "deep.toml", "--dtype", "fp32", "--seq", "71", "--limit", "64.6MiB", "--phase", "forward")
 
 
 @pytest.fixture(scope="module")
