@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from flopwatch.api.bench_series import BenchSeries
-from flopwatch.api.count import DEFAULT_SEQ_LEN, default_seq_len
+from flopwatch.api.count import default_seq_len
 from flopwatch.api.own import check_own_convention, resolve_model, settle
 from flopwatch.cost.convention import DEFAULT, find_convention
 from flopwatch.device.machine import Machine
@@ -42,8 +42,7 @@ def bench(
     found = resolve_model(model, changes)
     rule = find_convention(convention)
     check_own_convention(found, rule)
-    seq_len = default_seq_len(found) if isinstance(found, ModelSpec) else DEFAULT_SEQ_LEN
-    work = workload or Workload(seq_len=seq_len, phase="train", dtype=default_dtype(machine))
+    work = workload or Workload(seq_len=default_seq_len(found), phase="train", dtype=default_dtype(machine))
     is_given = workload is not None
     work = settle(found, work, series, is_dtype_given=is_given, is_seq_len_given=is_given)
     benches = BenchSeries(series=series, machine=machine, convention=rule, timeout_s=timeout_s, store=store)

@@ -9,6 +9,7 @@ from flopwatch.cost.convention import Convention, count_flops, find_convention
 from flopwatch.cost.flops import StepFlops
 from flopwatch.errors import InputError
 from flopwatch.model.load import load_spec
+from flopwatch.model.own import Model
 from flopwatch.model.params import count_active_params, count_params
 from flopwatch.model.spec import ModelSpec
 from flopwatch.record import CountResult, FlopParts, ParamParts
@@ -25,9 +26,9 @@ def resolve_spec(model: str | ModelSpec, changes: Mapping[str, str] | None = Non
     return model if isinstance(model, ModelSpec) else load_spec(model, changes)
 
 
-def default_seq_len(spec: ModelSpec) -> int:
+def default_seq_len(model: Model) -> int:
     """The sequence length when none is given: 1024 tokens, or the whole context where that is shorter."""
-    return min(DEFAULT_SEQ_LEN, spec.max_seq_len)
+    return min(DEFAULT_SEQ_LEN, model.max_seq_len) if isinstance(model, ModelSpec) else DEFAULT_SEQ_LEN
 
 
 def count(

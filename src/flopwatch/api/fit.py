@@ -7,7 +7,7 @@ from typing import overload
 
 import msgspec
 
-from flopwatch.api.count import DEFAULT_SEQ_LEN, default_seq_len
+from flopwatch.api.count import default_seq_len
 from flopwatch.api.fit_step import Step, StepFit, fit_step
 from flopwatch.api.own import OwnWork, own_memory, resolve_model, settle
 from flopwatch.api.step_memory import StepMemory
@@ -22,7 +22,6 @@ from flopwatch.measure.fit import FitRequest, fit_batch, predict_batch
 from flopwatch.measure.limit import Headroom, card_limit, free_limit, given_limit, less_headroom
 from flopwatch.measure.series import ProbeSeries
 from flopwatch.model.own import Model, OwnModel
-from flopwatch.model.spec import ModelSpec
 from flopwatch.record import FitResult
 from flopwatch.workload import Workload
 
@@ -108,8 +107,7 @@ def fit(
     series = series if series is not None else ProbeSeries()
     machine = machine or series.machine(device)
     spec = resolve_model(model, changes)
-    seq_len = default_seq_len(spec) if isinstance(spec, ModelSpec) else DEFAULT_SEQ_LEN
-    work = workload or Workload(seq_len=seq_len, phase="train", dtype=default_dtype(machine))
+    work = workload or Workload(seq_len=default_seq_len(spec), phase="train", dtype=default_dtype(machine))
     is_given = workload is not None
     if isinstance(model, str) or not is_given:
         work = settle(spec, work, series, is_dtype_given=is_given, is_seq_len_given=is_given)

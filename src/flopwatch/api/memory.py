@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from flopwatch.api.count import default_seq_len, resolve_spec
 from flopwatch.cost.eager.tape import Peak, Tape
-from flopwatch.cost.eager.tuning import Tuning
+from flopwatch.cost.eager.tuning import Tuning, tuning_of
 from flopwatch.cost.memory import MemoryEstimate, estimate_memory, step_tape
 from flopwatch.device.allocator import Usage, replay
 from flopwatch.device.catalog import load_device
@@ -57,28 +57,26 @@ def memory(
 
 def _closed(spec: ModelSpec, work: Workload, tuning: Tuning | None) -> MemoryResult:
     tape = step_tape(spec, work, tuning=tuning)
-    return _result(spec, work, estimate_memory(spec, work, tuning=tuning), tape, source="closed-form")
+    return memory_result(spec.name, work, estimate_memory(spec, work, tuning=tuning), tape, source="closed-form")
 
 
 def _traced(spec: ModelSpec, work: Workload) -> MemoryResult:
     from flopwatch.trace.memory_view import memory_tape, trace_memory
 
     tape = memory_tape(spec, work)
-    return _result(spec, work, trace_memory(tape), tape, source="trace")
+    return memory_result(spec.name, work, trace_memory(tape), tape, source="trace")
 
 
 def _on_card(
     spec: ModelSpec, work: Workload, card: Device, limit_bytes: int | None, tuning: Tuning | None
 ) -> MemoryResult:
     is_gpu = card.unit != "CPU"
-    if tuning is None and work.adamw != "auto":
-        tuning = Tuning(adamw=work.adamw)
-    tuning = tuning or Tuning(adamw="foreach" if is_gpu else "single")
+    tuning = tuning or tuning_of(work, default="foreach" if is_gpu else "single")
     device_type = "cuda" if is_gpu else "cpu"
     estimate = estimate_memory(spec, work, device_type=device_type, tuning=tuning)
     tape = step_tape(spec, work, device_type=device_type, tuning=tuning, n_steps=n_steps_of(work))
     usage = _replayed(tape, limit_bytes or card.memory_bytes) if is_gpu else None
-    result = _result(spec, work, estimate, tape, source="closed-form")
+    result = memory_result(spec.name, work, estimate, tape, source="closed-form")
     return _with_card(result, card, usage, limit_bytes)
 
 
@@ -123,10 +121,6 @@ def _with_card(result: MemoryResult, card: Device, usage: Usage | None, limit_by
         phase=result.phase,
         details=result.details | {"device": verdict},
     )
-
-
-def _result(spec: ModelSpec, work: Workload, estimate: MemoryEstimate, tape: Tape, *, source: str) -> MemoryResult:
-    return memory_result(spec.name, work, estimate, tape, source=source)
 
 
 def memory_result(name: str, work: Workload, estimate: MemoryEstimate, tape: Tape, *, source: str) -> MemoryResult:

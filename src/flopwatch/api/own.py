@@ -21,7 +21,7 @@ from flopwatch.workload import DType, Workload
 Wanted = Literal["size", "work", "lines"]
 """What is asked: the size of the inputs; FLOPs and peak at this batch too; or what gives the peak of any batch."""
 
-_JOB: Final = "flopwatch.api.own_child:own_work"
+_JOBS: Final = "flopwatch.api.own_child"
 
 
 class OwnWork(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,37 +132,40 @@ def own_work(
 
     Raises InputError for code that does not keep to the rules of docs/models.md, ProbeError for code that fails.
     """
-    check_own(workload)
-    arguments: dict[str, Any] = {
-        **probe_arguments(own),
-        "workload": workload.to_dict(),
-        "wanted": wanted,
-        "keep_dtype": keep_dtype,
-    }
-    series.watch(Progress(label=f"{own.name}: tracing your code"))
-    request = ProbeRequest(
-        job=_JOB,
-        arguments=arguments,
-        limit_bytes=limit_bytes,
-        timeout_s=timeout_s,
-        import_from=import_from(own),
-    )
-    return msgspec.convert(answer_of(series.ask(request), what=f"running {own.name} without data"), OwnWork)
+    asked = {"wanted": wanted, "keep_dtype": keep_dtype}
+    found = _ask("own_work", own, workload, series, asked, limit_bytes=limit_bytes, timeout_s=timeout_s)
+    return msgspec.convert(found, OwnWork)
 
 
 def own_memory_result(
     own: OwnModel, workload: Workload, series: ProbeSeries, *, keep_dtype: bool, timeout_s: float = 600.0
 ) -> MemoryResult:
     """The peak of the user's step by part, from a run of it without data in a process of its own."""
+    found = _ask("own_memory", own, workload, series, {"keep_dtype": keep_dtype}, timeout_s=timeout_s)
+    return msgspec.convert(found, MemoryResult)
+
+
+def _ask(
+    job: str,
+    own: OwnModel,
+    workload: Workload,
+    series: ProbeSeries,
+    asked: Mapping[str, Any],
+    *,
+    limit_bytes: int | None = None,
+    timeout_s: float,
+) -> Any:
+    """What a job of `own_child` answers, from a process of its own that runs the user's code."""
     check_own(workload)
-    arguments = {**probe_arguments(own), "workload": workload.to_dict(), "keep_dtype": keep_dtype}
+    series.watch(Progress(label=f"{own.name}: tracing your code"))
     request = ProbeRequest(
-        job="flopwatch.api.own_child:own_memory",
-        arguments=arguments,
+        job=f"{_JOBS}:{job}",
+        arguments={**probe_arguments(own), "workload": workload.to_dict(), **asked},
+        limit_bytes=limit_bytes,
         timeout_s=timeout_s,
         import_from=import_from(own),
     )
-    return msgspec.convert(answer_of(series.ask(request), what=f"running {own.name} without data"), MemoryResult)
+    return answer_of(series.ask(request), what=f"running {own.name} without data")
 
 
 def settle(

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flopwatch.api.count import DEFAULT_SEQ_LEN, default_seq_len
+from flopwatch.api.count import default_seq_len
 from flopwatch.api.own import check_own, resolve_model, settle
 from flopwatch.cli.options import ModelOptions, OutputOptions, StepOptions
 from flopwatch.cli.output import note
 from flopwatch.errors import InputError
 from flopwatch.measure.series import ProbeSeries
 from flopwatch.model.own import Model, OwnModel
-from flopwatch.model.spec import ModelSpec
 from flopwatch.workload import DType, Workload
 
 
@@ -34,8 +33,7 @@ def models_of(names: Sequence[str], options: ModelOptions | None, step: StepOpti
 
 def step_of(model: Model, step: StepOptions, *, dtype: DType) -> Workload:
     """The step as it is asked, what was left out filled in."""
-    seq_len = default_seq_len(model) if isinstance(model, ModelSpec) else DEFAULT_SEQ_LEN
-    return step.workload(seq_len=seq_len, dtype=dtype)
+    return step.workload(seq_len=default_seq_len(model), dtype=dtype)
 
 
 def settled(

@@ -11,7 +11,7 @@ from typing import Final
 
 from flopwatch.cost.eager.step import write_tape
 from flopwatch.cost.eager.tape import Peak, Tape
-from flopwatch.cost.eager.tuning import Tuning
+from flopwatch.cost.eager.tuning import Tuning, tuning_of
 from flopwatch.errors import SpecError
 from flopwatch.model.spec import ModelSpec
 from flopwatch.tally import Tally
@@ -80,11 +80,7 @@ def step_tape(
 
 def _tuning(tuning: Tuning | None, workload: Workload, *, foreach: bool) -> Tuning:
     """The tuning that is meant: `foreach` is short for the AdamW of that name, where the workload names none."""
-    if tuning is not None:
-        return tuning
-    if workload.adamw != "auto":
-        return Tuning(adamw=workload.adamw)
-    return Tuning(adamw="foreach") if foreach else Tuning()
+    return tuning if tuning is not None else tuning_of(workload, default="foreach" if foreach else "single")
 
 
 def _check(spec: ModelSpec, workload: Workload) -> None:

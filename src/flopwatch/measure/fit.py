@@ -160,7 +160,7 @@ def predicted_peak(request: FitRequest) -> Predict:
     @functools.cache
     def predict(batch: int) -> int | None:
         workload = msgspec.structs.replace(request.workload, batch=batch)
-        estimate = estimate_on(spec, workload)
+        estimate = estimate_on(spec, workload, request.device)
         return None if estimate is None else estimate.peak_bytes
 
     return predict

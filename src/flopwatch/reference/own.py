@@ -17,7 +17,7 @@ from flopwatch.errors import InputError
 from flopwatch.model.own import OwnModel
 from flopwatch.reference.model import DTYPES
 from flopwatch.reference.source import Source, load_factory
-from flopwatch.reference.step import make_optimizer
+from flopwatch.reference.step import autocast_of, make_optimizer
 from flopwatch.workload import Workload
 
 LossKind = Literal["own", "cross-entropy", "sum"]
@@ -126,11 +126,7 @@ class OwnStep:
         return self._targets
 
     def _autocast(self) -> contextlib.AbstractContextManager[object]:
-        if self._workload.precision == "pure":
-            return contextlib.nullcontext()
-        first = next(self._source.module.parameters(), None)
-        kind = "cpu" if first is None or first.device.type == "meta" else first.device.type
-        return torch.autocast(kind, DTYPES[self._workload.dtype])
+        return autocast_of(self._source.module, self._workload)
 
 
 def _logits_of(output: Any) -> Tensor | None:

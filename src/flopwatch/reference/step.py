@@ -77,16 +77,18 @@ def _random_ids(model: Reference, workload: Workload, device: torch.device, seed
     return torch.randint(model.spec.vocab_size, shape, device=device, generator=generator)
 
 
-def _autocast(model: Reference, workload: Workload) -> contextlib.AbstractContextManager[object]:
+def autocast_of(model: nn.Module, workload: Workload) -> contextlib.AbstractContextManager[object]:
+    """The context of the workload's matmuls where the module's weights are; nothing for pure precision."""
     if workload.precision == "pure":
         return contextlib.nullcontext()
-    device_type = model.tokens.weight.device.type
-    return torch.autocast("cpu" if device_type == "meta" else device_type, DTYPES[workload.dtype])
+    first = next(model.parameters(), None)
+    device_type = "cpu" if first is None or first.device.type == "meta" else first.device.type
+    return torch.autocast(device_type, DTYPES[workload.dtype])
 
 
 def _forward_step(model: Reference, workload: Workload, ids: Tensor) -> Step:
     def step() -> None:
-        with torch.no_grad(), _autocast(model, workload):
+        with torch.no_grad(), autocast_of(model, workload):
             model(ids)
 
     return step
@@ -103,7 +105,7 @@ def _train_step(
 
     def step() -> None:
         for _ in range(workload.n_accumulate):
-            with _autocast(model, workload):
+            with autocast_of(model, workload):
                 loss, output = loss_and_output()
             kept = output if model.style == "elementary" else None  # the notebook's loop keeps it through backward
             del output
@@ -124,7 +126,7 @@ def _cached_step(model: Reference, workload: Workload, ids: Tensor) -> Step:
     def step() -> None:
         for layer in cache:
             layer.length = 0 if workload.phase == "prefill" else workload.seq_len - 1
-        with torch.no_grad(), _autocast(model, workload):
+        with torch.no_grad(), autocast_of(model, workload):
             model.extend(ids, cache)
 
     return step

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from typing import Literal
 
@@ -69,3 +70,8 @@ class Table(_Block, frozen=True, kw_only=True):
 
 
 Block = Heading | Note | Facts | Table
+
+
+def one_line(text: str) -> str:
+    """The text with control characters, the ends of lines among them, as spaces."""
+    return "".join(" " if unicodedata.category(c)[0] == "C" else c for c in text)

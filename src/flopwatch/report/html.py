@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import json
 from collections.abc import Sequence
@@ -88,7 +89,9 @@ def _body(records: Sequence[Record], words: Words) -> _Body:
     )
 
 
+@functools.cache
 def _environment() -> jinja2.Environment:
+    """Our templates, compiled once."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_FOLDER), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )

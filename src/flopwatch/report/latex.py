@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Sequence
 from typing import Final
 
 from flopwatch.record import Record
 from flopwatch.report.content import blocks_of
-from flopwatch.report.document import Block, Cell, Column, Fact, Facts, Heading, Note, Table
+from flopwatch.report.document import Block, Cell, Column, Fact, Facts, Heading, Note, Table, one_line
 from flopwatch.report.messages import Language, Words
 
 # Every character that means something to TeX, or that pdfTeX's usual fonts have no sign for.
@@ -129,6 +128,5 @@ def _styled(text: str, *, strong: bool) -> str:
 
 def _text(text: str) -> str:
     """Text that TeX sets as it is, in one paragraph."""
-    plain = "".join(" " if unicodedata.category(c)[0] == "C" else c for c in text)
-    pieces = _MINUS.split(_LIGATURE.sub("\x00", plain))
+    pieces = _MINUS.split(_LIGATURE.sub("\x00", one_line(text)))
     return "$-$".join(piece.translate(_SIGNS) for piece in pieces).replace("\x00", "{}")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Sequence
 from typing import Final
 
 from flopwatch.record import Record
 from flopwatch.report.content import blocks_of
-from flopwatch.report.document import Block, Cell, Fact, Facts, Heading, Note, Table
+from flopwatch.report.document import Block, Cell, Fact, Facts, Heading, Note, Table, one_line
 from flopwatch.report.messages import Language, Words
 
 # What starts or ends something in Markdown, wherever it stands in a line; names are text and nothing else.
@@ -62,5 +61,4 @@ def _row(cells: Sequence[str]) -> str:
 
 def _text(text: str) -> str:
     """Text that Markdown shows as it is, on one line."""
-    plain = "".join(" " if unicodedata.category(c)[0] == "C" else c for c in text)
-    return _SPECIAL.sub(r"\\\1", plain)
+    return _SPECIAL.sub(r"\\\1", one_line(text))

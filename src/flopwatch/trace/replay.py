@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from flopwatch.cost.eager.tape import Tape
-from flopwatch.cost.eager.tuning import Tuning
+from flopwatch.cost.eager.tuning import Tuning, tuning_of
 from flopwatch.cost.memory import step_tape
 from flopwatch.device.allocator import MIB, Usage, replay
 from flopwatch.errors import DoesNotFitError, FlopwatchError
@@ -133,7 +133,7 @@ def usage_at(
 ) -> UsageAt:
     """A function of batch and limit: what torch's allocator reserves on a CUDA device for steps of `workload`."""
     steps = n_steps or n_steps_of(workload)
-    tuning = tuning or Tuning(adamw="foreach" if workload.adamw == "auto" else workload.adamw)
+    tuning = tuning or tuning_of(workload, default="foreach")
 
     def make(batch: int) -> Tape:
         work = msgspec.structs.replace(workload, batch=batch)

@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from flopwatch.errors import SpecError
+from flopwatch.workload import Workload
 
 AdamW = Literal["single", "foreach", "fused", "8-bit"]
 
@@ -39,3 +40,8 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         if self.lora_rank:
             return False
         return not self.train_only or any(module == name or module.startswith(f"{name}.") for name in self.train_only)
+
+
+def tuning_of(workload: Workload, *, default: AdamW) -> Tuning:
+    """All parameters trained, by the AdamW that the workload names, or by `default` where it names none."""
+    return Tuning(adamw=default if workload.adamw == "auto" else workload.adamw)

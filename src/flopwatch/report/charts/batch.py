@@ -8,8 +8,8 @@ from typing import Any, Final
 import msgspec
 
 from flopwatch.record import BenchResult, FitResult
-from flopwatch.report.charts.chart import GIB, Chart, batch_axis, chart, figure, hover, safe, step_label
-from flopwatch.report.charts.speed import PEAK_KINDS
+from flopwatch.report.charts.chart import GIB, Chart, batch_axis, batch_hover, chart, figure, safe, step_label
+from flopwatch.report.content.figures import PEAK_KINDS
 from flopwatch.report.messages import Words
 
 _DOMAINS: Final = ([0.70, 1.0], [0.37, 0.63], [0.0, 0.30])  # tokens/s above MFU above memory
@@ -94,9 +94,7 @@ def _traces(name: str, points: Sequence[_Point], role: int, words: Words) -> Ite
             "meta": {"role": role},
             "x": [point.batch for point, _ in fast],
             "y": [rate for _, rate in fast],
-            "hovertemplate": hover(
-                "%{fullData.name}", words("chart.batch_n", batch="%{x}"), words("tokens_per_s", rate="%{y:,.5g}")
-            ),
+            "hovertemplate": batch_hover(words("tokens_per_s", rate="%{y:,.5g}"), words),
         }
         yield trace | ({"error_y": _interval(fast)} if any(point.interval for point, _ in fast) else {})
     if used:
@@ -108,9 +106,7 @@ def _traces(name: str, points: Sequence[_Point], role: int, words: Words) -> Ite
             "x": [point.batch for point, _ in used],
             "y": [100 * fraction for _, fraction in used],
             "customdata": [words(f"kind.{point.mfu_kind}") for point, _ in used],
-            "hovertemplate": hover(
-                "%{fullData.name}", words("chart.batch_n", batch="%{x}"), "MFU %{y:.1f} % (%{customdata})"
-            ),
+            "hovertemplate": batch_hover("MFU %{y:.1f} % (%{customdata})", words),
         }
     if held:
         yield {
@@ -121,9 +117,7 @@ def _traces(name: str, points: Sequence[_Point], role: int, words: Words) -> Ite
             "x": [point.batch for point, _ in held],
             "y": [n_bytes / GIB for _, n_bytes in held],
             "customdata": [f"{n_bytes:,}" for _, n_bytes in held],
-            "hovertemplate": hover(
-                "%{fullData.name}", words("chart.batch_n", batch="%{x}"), "%{y:.3f} GiB (%{customdata} B)"
-            ),
+            "hovertemplate": batch_hover("%{y:.3f} GiB (%{customdata} B)", words),
         }
 
 

@@ -85,3 +85,8 @@ def step_label(model: str, phase: str, words: Words, *, batch: int | None = None
 def hover(*lines: str) -> str:
     """What plotly says of a point, one line each; places in `%{...}` are filled in by plotly."""
     return "<br>".join(lines) + "<extra></extra>"
+
+
+def batch_hover(value: str, words: Words) -> str:
+    """What plotly says of a point whose x is a batch: its line, the batch, the value."""
+    return hover("%{fullData.name}", words("chart.batch_n", batch="%{x}"), value)

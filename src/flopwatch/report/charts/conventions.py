@@ -8,7 +8,7 @@ from typing import Any
 from flopwatch import units
 from flopwatch.record import ConventionRow, CountResult, MfuResult, ReportResult
 from flopwatch.report.charts.chart import Chart, Figure, chart, figure, hover, safe, step_label
-from flopwatch.report.charts.speed import PEAK_KINDS
+from flopwatch.report.content.figures import PEAK_KINDS
 from flopwatch.report.messages import Words
 
 _ROW_HEIGHT = 21

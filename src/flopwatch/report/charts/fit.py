@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from flopwatch.record import FitResult
-from flopwatch.report.charts.chart import GIB, Chart, batch_axis, chart, figure, hover, safe, step_label
+from flopwatch.report.charts.chart import GIB, Chart, batch_axis, batch_hover, chart, figure, safe, step_label
 from flopwatch.report.messages import Words
 
 
@@ -43,9 +43,7 @@ def _tries(fit: FitResult, role: int, words: Words) -> list[dict[str, Any]]:
                 "x": [batch for batch, _ in ran],
                 "y": [peak / GIB for _, peak in ran],
                 "customdata": [f"{peak:,}" for _, peak in ran],
-                "hovertemplate": hover(
-                    "%{fullData.name}", words("chart.batch_n", batch="%{x}"), "%{y:.3f} GiB (%{customdata} B)"
-                ),
+                "hovertemplate": batch_hover("%{y:.3f} GiB (%{customdata} B)", words),
             }
         )
     if failed:
@@ -58,7 +56,7 @@ def _tries(fit: FitResult, role: int, words: Words) -> list[dict[str, Any]]:
                 "x": [probe.batch for probe in failed],
                 "y": [fit.limit_bytes / GIB for _ in failed],
                 "customdata": [words(f"outcome.{probe.outcome}") for probe in failed],
-                "hovertemplate": hover("%{fullData.name}", words("chart.batch_n", batch="%{x}"), "%{customdata}"),
+                "hovertemplate": batch_hover("%{customdata}", words),
             }
         )
     return traces

@@ -9,6 +9,7 @@ import msgspec
 
 from flopwatch.record import BenchResult, FitResult, MemoryResult
 from flopwatch.report.charts.chart import GIB, Chart, chart, figure, hover, safe, short, step_label
+from flopwatch.report.content.figures import error_text
 from flopwatch.report.messages import Words
 
 _BAR: dict[str, Any] = {"type": "bar", "orientation": "h", "width": 0.36}
@@ -31,23 +32,16 @@ def predicted(results: Sequence[MemoryResult], words: Words) -> list[Chart]:
 
 def beside_measured(fits: Sequence[FitResult], benches: Sequence[BenchResult], words: Words) -> list[Chart]:
     """The predicted parts of each peak above its measured total; steps that were not measured are left out."""
+    measured: list[tuple[FitResult | BenchResult, int | None]] = [(fit, fit.measured_peak_bytes) for fit in fits]
+    measured += [(bench, bench.peak_memory_bytes) for bench in benches]
     cases = [
         _Case(
-            label=step_label(fit.model, fit.phase, words, batch=fit.batch),
-            parts=fit.predicted_parts,
-            measured_bytes=fit.measured_peak_bytes,
+            label=step_label(step.model, step.phase, words, batch=step.batch),
+            parts=step.predicted_parts,
+            measured_bytes=n_bytes,
         )
-        for fit in fits
-        if fit.predicted_parts and fit.measured_peak_bytes
-    ]
-    cases += [
-        _Case(
-            label=step_label(bench.model, bench.phase, words, batch=bench.batch),
-            parts=bench.predicted_parts,
-            measured_bytes=bench.peak_memory_bytes,
-        )
-        for bench in benches
-        if bench.predicted_parts and bench.peak_memory_bytes
+        for step, n_bytes in measured
+        if step.predicted_parts and n_bytes
     ]
     return _by_part("memory", _once(cases), words)
 
@@ -110,7 +104,9 @@ def _measured(cases: Sequence[_Case], offset: float, role: int, words: Words) ->
         "meta": {"role": role, "is_outlined": True},
         "y": [index + offset for index, _, _ in rows],
         "x": [n_bytes / GIB for _, _, n_bytes in rows],
-        "text": [words("chart.error", error=_error(case, n_bytes)) for _, case, n_bytes in rows],
+        "text": [
+            words("chart.error", error=error_text(sum(case.parts.values()), n_bytes)) for _, case, n_bytes in rows
+        ],
         "textposition": "inside",
         "insidetextanchor": "start",
         "customdata": [[safe(case.label), f"{n_bytes:,}"] for _, case, n_bytes in rows],
@@ -122,10 +118,6 @@ def _measured_rows(cases: Sequence[_Case]) -> Iterator[tuple[int, _Case, int]]:
     for index, case in enumerate(cases):
         if case.measured_bytes is not None:
             yield index, case, case.measured_bytes
-
-
-def _error(case: _Case, measured_bytes: int) -> str:
-    return f"{100 * (sum(case.parts.values()) / measured_bytes - 1):+.1f} %"
 
 
 def timeline(results: Sequence[MemoryResult], words: Words) -> list[Chart]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import Any
 
 from flopwatch.record import BenchResult
 from flopwatch.report.charts.chart import Chart, chart, figure, hover, safe, ticks
+from flopwatch.report.content.figures import PEAK_KINDS
 from flopwatch.report.messages import Words
-
-PEAK_KINDS: Final = ("datasheet", "user", "measured", "notebook")
 
 
 def tokens(benches: Sequence[BenchResult], words: Words) -> list[Chart]:

@@ -10,7 +10,7 @@ from flopwatch.record import UtilizationRow
 from flopwatch.report.document import Fact, Note
 from flopwatch.report.messages import Words
 
-_ORDER: Final = ("datasheet", "user", "measured", "notebook")
+PEAK_KINDS: Final = ("datasheet", "user", "measured", "notebook")
 
 
 def source_of(row: UtilizationRow, words: Words) -> str:
@@ -42,7 +42,7 @@ def utilization_facts(rows: Sequence[UtilizationRow], words: Words) -> list[Fact
     """One line a ratio and convention, all its denominators in it."""
     several = len({row.convention for row in rows}) > 1
     lines: dict[tuple[str, str], list[UtilizationRow]] = {}
-    for row in sorted(rows, key=lambda row: _ORDER.index(row.peak_kind)):
+    for row in sorted(rows, key=lambda row: PEAK_KINDS.index(row.peak_kind)):
         lines.setdefault((row.name, row.convention), []).append(row)
     facts = []
     for (name, convention), group in sorted(lines.items(), key=lambda item: item[0][0] != "mfu"):

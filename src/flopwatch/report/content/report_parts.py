@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from flopwatch import units
 from flopwatch.record import BenchResult, ConventionRow, ReportResult, RooflineResult
+from flopwatch.report.charts.chart import step_label
 from flopwatch.report.document import Block, Cell, Column, Note, Table
 from flopwatch.report.messages import Words
 
@@ -58,8 +59,7 @@ def convention_tables(results: Sequence[ReportResult], words: Words) -> list[tup
         for row in result.conventions:
             groups.setdefault((row.phase, row.batch), []).append(row)
         for (phase, batch), rows in groups.items():
-            step = words("chart.step", model=result.model, phase=words(f"phase.{phase}").lower())
-            title = words("page.conventions_of", step=words("chart.at_batch", step=step, batch=f"{batch:,}"))
+            title = words("page.conventions_of", step=step_label(result.model, phase, words, batch=batch))
             folded.append((title, [_under_each(rows, words)]))
     return folded
 
