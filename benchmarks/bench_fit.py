@@ -1,9 +1,10 @@
 """The largest batch: flopwatch fit beside the notebook's bisection, accelerate's and Lightning's finders.
 
 All get the same step (two training steps of a small GPT, model and optimizer made anew each try) and the same limit, a
-real one on the process. The others search in one process, as they do for their users; fit's tries are processes of
-their own. Importing torch and the peers is left out for all. With --truth each answer of eight other searches is
-confirmed three times over in fresh processes.
+real one on the process; in one case few sequences fit, so that most tries of a bisection fail at once, in the other
+many. The others search in one process, as they do for their users; fit's tries are processes of their own. Importing
+torch and the peers is left out for all. With --truth each answer of eight other searches is confirmed three times over
+in fresh processes.
 """
 
 from __future__ import annotations
@@ -18,8 +19,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from flopwatch.measure.fit import FitRequest, fit_batch
 from flopwatch.measure.limit import given_limit
 from flopwatch.measure.series import ProbeSeries
@@ -30,9 +29,18 @@ from flopwatch.workload import Workload
 
 ROOT = Path(__file__).parents[1]
 DATA = tomllib.loads((ROOT / "tests" / "data" / "fit_cases.toml").read_text(encoding="utf-8"))
-SPEC = ModelSpec(name="bench", n_layers=4, d_model=144, n_heads=6, vocab_size=2003, max_seq_len=160)
-WORKLOAD = Workload(seq_len=157, phase="train", dtype="fp32")
-LIMIT_BYTES = 181 << 20
+CASES = (
+    (
+        ModelSpec(name="bench", n_layers=4, d_model=144, n_heads=6, vocab_size=2003, max_seq_len=160),
+        Workload(seq_len=157, phase="train", dtype="fp32"),
+        181 << 20,
+    ),
+    (
+        ModelSpec(name="bench", n_layers=2, d_model=96, n_heads=4, vocab_size=503, max_seq_len=64),
+        Workload(seq_len=61, phase="train", dtype="fp32"),
+        701 << 20,
+    ),
+)
 MOST = 4096
 N_STEPS = 2
 
@@ -51,32 +59,37 @@ def main() -> None:
         return
     with ProbeRunner() as runner:
         runner.run(ProbeRequest(job="detect", arguments={"device": "cpu"}, timeout_s=120.0))  # starts it
-        request = _request(SPEC, WORKLOAD, LIMIT_BYTES)
-        began_s = time.perf_counter()
-        found = fit_batch(request, ProbeSeries(run=runner.run))
-        rows = [
-            ("flopwatch `fit`", *_tries([p.outcome for p in found.probes]), found.batch, time.perf_counter() - began_s)
-        ]
-        for finder, name in FINDERS.items():
-            asked = ProbeRequest(
-                job="benchmarks.bench_fit:search_in_process",
-                arguments={"finder": finder, "limit_bytes": LIMIT_BYTES},
-                timeout_s=1800.0,
-                n_threads=1,
-                tight_memory=True,
-                import_from=[str(ROOT)],
-            )
-            outcome = runner.run(asked)
-            if outcome.result is None:
-                sys.exit(f"{name}: {outcome.outcome} ({outcome.error})")
-            rows.append((name, *_tries(outcome.result["outcomes"]), outcome.result["batch"], outcome.result["wall_s"]))
+        for spec, workload, limit_bytes in CASES:
+            _compare(spec, workload, limit_bytes, runner)
+    print("The goal is a quarter of the bisection's time. Lightning runs 3 steps of its loop a try, here 3 x 2.")
+
+
+def _compare(spec: ModelSpec, workload: Workload, limit_bytes: int, runner: ProbeRunner) -> None:
+    """Print one table: every finder on the same step under the same limit."""
+    began_s = time.perf_counter()
+    found = fit_batch(_request(spec, workload, limit_bytes), ProbeSeries(run=runner.run))
+    rows = [("flopwatch `fit`", *_tries([p.outcome for p in found.probes]), found.batch, time.perf_counter() - began_s)]
+    for finder, name in FINDERS.items():
+        case = {"spec": spec.to_dict(), "workload": workload.to_dict(), "limit_bytes": limit_bytes}
+        asked = ProbeRequest(
+            job="benchmarks.bench_fit:search_in_process",
+            arguments={"finder": finder, **case},
+            timeout_s=1800.0,
+            n_threads=1,
+            tight_memory=True,
+            import_from=[str(ROOT)],
+        )
+        outcome = runner.run(asked)
+        if outcome.result is None:
+            sys.exit(f"{name}: {outcome.outcome} ({outcome.error})")
+        rows.append((name, *_tries(outcome.result["outcomes"]), outcome.result["batch"], outcome.result["wall_s"]))
     print(
-        f"{SPEC.n_layers} layers of {SPEC.d_model}, {WORKLOAD.seq_len} tokens, fp32, AdamW, {LIMIT_BYTES >> 20} MiB.\n"
+        f"{spec.n_layers} layers of {spec.d_model}, {workload.seq_len} tokens, fp32, AdamW, {limit_bytes >> 20} MiB.\n"
     )
     print("| finder | tries | out of memory | answer | s | times fit |\n|---|--:|--:|--:|--:|--:|")
     for name, n_tries, n_oom, batch, wall_s in rows:
         print(f"| {name} | {n_tries} | {n_oom} | {batch} | {wall_s:.1f} | {wall_s / rows[0][-1]:.1f} |")
-    print("\nThe goal is a quarter of the bisection's time. Lightning runs 3 steps of its loop a try, here 3 x 2.")
+    print(flush=True)
 
 
 def search_in_process(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -93,20 +106,20 @@ def search_in_process(arguments: dict[str, Any]) -> dict[str, Any]:
     memory.limit(arguments["limit_bytes"])
     began_s = time.perf_counter()
     try:
-        batch = search(_counted(outcomes))
+        batch = search(_counted(outcomes, arguments))
     finally:
         memory.lift()
     return {"batch": batch, "outcomes": outcomes, "wall_s": time.perf_counter() - began_s}
 
 
-def _counted(outcomes: list[str]) -> Step:
+def _counted(outcomes: list[str], case: dict[str, Any]) -> Step:
     """The step that each finder calls, and a list of how its calls ended."""
     from flopwatch.probe.jobs_step import fit_step
 
     def step(batch: int) -> None:
         outcomes.append("oom")
-        workload = msgspec.structs.replace(WORKLOAD, batch=batch).to_dict()
-        fit_step({"spec": SPEC.to_dict(), "workload": workload, "device": "cpu", "n_steps": N_STEPS})
+        workload = {**case["workload"], "batch": batch}
+        fit_step({"spec": case["spec"], "workload": workload, "device": "cpu", "n_steps": N_STEPS})
         outcomes[-1] = "ok"
 
     return step

@@ -60,7 +60,7 @@ def _answer(request: ProbeRequest, folder: Path) -> Answer:
         _make_current(request.device)
         if request.tight_memory:
             tighten_malloc()
-        warm_up(request.device)
+        warm_up(request.device, fills_packing=request.tight_memory)
         memory = memory_of(request.device)
         if request.limit_bytes is not None:
             memory.limit(request.limit_bytes)

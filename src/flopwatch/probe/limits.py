@@ -55,18 +55,22 @@ def tighten_malloc() -> None:
         libc.mallopt(_M_TRIM_THRESHOLD, _TIGHT_BYTES)
 
 
-def warm_up(device: str) -> None:
-    """Do a little of everything, so that threads, autograd and library handles exist before memory is counted."""
+def warm_up(device: str, *, fills_packing: bool) -> None:
+    """Do a little of everything, so that threads, autograd and library handles exist before memory is counted.
+
+    With `fills_packing` the CPU's matmul library takes all the memory that it keeps, too. Steps that are timed do
+    without: a freed tensor of that size makes malloc keep larger ones than it would in a loop of the user's own.
+    """
     import torch
 
     a = torch.randn(256, 256, device=device, requires_grad=True)
     (torch.nn.functional.gelu(a @ a) + a).sum().backward()
-    if device.split(":")[0] == "cpu":
+    if device.split(":")[0] != "cpu":
+        torch.get_device_module(device).synchronize()
+    elif fills_packing:
         # MKL keeps up to 5 MiB a thread to pack operands in, and does without, another way, when it gets none: near a
         # limit what fits would be a matter of chance. This is the smallest matmul seen to make it take all of it.
         torch.nn.functional.linear(torch.randn(256, 384), torch.randn(8192, 384))
-    else:
-        torch.get_device_module(device).synchronize()
     del a
     gc.collect()
 
