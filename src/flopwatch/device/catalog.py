@@ -15,16 +15,21 @@ import msgspec
 
 from flopwatch import errors
 from flopwatch.device import user_file
-from flopwatch.device.device import Device, Peak
+from flopwatch.device.device import Device, Peak, name_key
 
 _FOLDER: Final = Path(__file__).parent
 _LEAST_SM_SHARE: Final = 0.95  # fewer than this share of the SMs: a slice, a partition or a cut-down card
 _LEAST_MEMORY_SHARE: Final = 0.75  # drivers and ECC take some of the nominal memory, a slice takes more
 # Words that people add to, or leave out of, a card's name without meaning another card.
-_VENDOR_WORDS: Final = frozenset(
-    {"nvidia", "amd", "instinct", "tesla", "geforce", "intel", "apple", "google", "aws", "habana"}
-    | {"generation", "edition", "gpu"}
-)
+_VENDORS: Final = {
+    **dict.fromkeys(("nvidia", "tesla", "geforce"), "NVIDIA"),
+    **dict.fromkeys(("amd", "instinct"), "AMD"),
+    **dict.fromkeys(("intel", "habana"), "Intel"),
+    "apple": "Apple",
+    "google": "Google",
+    "aws": "AWS",
+}
+_FILLERS: Final = frozenset({*_VENDORS, "generation", "edition", "gpu"})
 _OPTIONAL_WORDS: Final = frozenset(("rtx", "tpu", "data", "center"))
 _WAY_OUT: Final = "give --peak-tflops, or measure with `flopwatch peak`"
 _PARTS: Final = (
@@ -139,29 +144,28 @@ def _notebook_rows() -> tuple[_NotebookRow, ...]:
     return msgspec.json.decode((_FOLDER / "notebook_peaks.json").read_bytes(), type=tuple[_NotebookRow, ...])
 
 
-def _key(name: str) -> str:
-    """The name without case, spacing and punctuation: `NVIDIA A100-SXM4-40GB` is `nvidia a100 sxm4 40gb`."""
-    return " ".join(re.findall(r"[a-z0-9]+", name.casefold()))
-
-
 def _by_name(name: str, devices: Iterable[Device]) -> list[Device]:
     """The devices that report exactly this name, or are labelled so."""
-    key = _key(name)
-    return [d for d in devices if key == _key(d.label) or any(key == _key(own) for own in d.names)]
+    key = name_key(name)
+    return [d for d in devices if key == name_key(d.label) or any(key == name_key(own) for own in d.names)]
 
 
 def _words(name: str) -> set[str]:
-    return set(_key(name).split()) - _VENDOR_WORDS
+    return set(name_key(name).split()) - _FILLERS
 
 
 def _by_label(name: str, devices: Iterable[Device]) -> list[Device]:
     """The devices whose label has every word of `name`, and whose own name is wholly among them.
 
-    `h100-sxm` finds `H100 SXM5 80GB`; `RTX 3080 Ti` does not find `RTX 3080`, which lacks a word.
+    `h100-sxm` finds `H100 SXM5 80GB`; `RTX 3080 Ti` does not find `RTX 3080`, which lacks a word; `Tesla M4` is no
+    `Apple M4`.
     """
     words = _words(name)
+    vendors = {_VENDORS[word] for word in name_key(name).split() if word in _VENDORS}
     found = []
     for device in devices:
+        if vendors - {device.vendor}:
+            continue
         own = _words(re.sub(r"\(.*?\)", "", device.device)) - _OPTIONAL_WORDS
         label = _words(device.label)
         known = label | {word.rstrip("0123456789") for word in label}
@@ -240,9 +244,9 @@ def _nearest(name: str) -> str:
     """The labels nearest to a name that nothing matches, and where all of them are."""
     import difflib
 
-    labels = {_key(device.label): device.label for device in all_devices()}
-    labels |= {_key(device.device): device.device for device in all_devices()}
-    near = difflib.get_close_matches(_key(name), labels, n=3, cutoff=0.6)
+    labels = {name_key(device.label): device.label for device in all_devices()}
+    labels |= {name_key(device.device): device.device for device in all_devices()}
+    near = difflib.get_close_matches(name_key(name), labels, n=3, cutoff=0.6)
     if not near:
         return f"see `flopwatch devices`, or {_WAY_OUT}"
     return f"the nearest names are {', '.join(dict.fromkeys(labels[key] for key in near))}: see `flopwatch devices`"

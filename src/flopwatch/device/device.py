@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final, Literal
 
 import msgspec
@@ -10,6 +11,11 @@ DTYPES: Final = ("fp64", "fp32", "tf32", "bf16", "fp16", "fp8", "int8", "fp6", "
 """The number formats that a peak can be given for."""
 
 PeakKind = Literal["datasheet", "user", "notebook", "measured"]
+
+
+def name_key(name: str) -> str:
+    """The name without case, spacing and punctuation: `NVIDIA A100-SXM4-40GB` is `nvidia a100 sxm4 40gb`."""
+    return " ".join(re.findall(r"[^\W_]+", name.casefold()))
 
 
 class Peak(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -14,18 +14,20 @@ from __future__ import annotations
 
 import functools
 import os
+import stat
 from pathlib import Path
 from typing import Annotated, Final, Literal, NoReturn
 
 import msgspec
 
 from flopwatch import units
-from flopwatch.device.device import Device, Peak
+from flopwatch.device.device import Device, Peak, name_key
 from flopwatch.errors import DeviceFileError, InputError
 
 VARIABLE: Final = "FLOPWATCH_DEVICES"
 """The environment variable that names another file."""
 
+_PERMISSIONS: Final = "correct its permissions"
 _Text = Annotated[str, msgspec.Meta(min_length=1)]
 _Positive = Annotated[float, msgspec.Meta(gt=0, lt=1e7)]
 _DType = Literal["fp64", "fp32", "tf32", "bf16", "fp16", "fp8", "int8", "fp6", "fp4"]
@@ -68,11 +70,17 @@ def user_file_path() -> Path:
 def user_devices() -> tuple[Device, ...]:
     """The devices of the user's file (none when there is no file); raises DeviceFileError with file, key and reason."""
     path = user_file_path()
-    if not path.is_file():
-        if os.environ.get(VARIABLE):
-            raise DeviceFileError(f"{path} is not a file", hint=f"{VARIABLE} must name a device file")
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        if os.environ.get(VARIABLE) or path.is_symlink():
+            raise DeviceFileError(f"{path} is not a file", hint=f"{VARIABLE} must name a device file") from None
         return ()
-    return _load(path, path.stat().st_mtime_ns)
+    except OSError as error:
+        raise DeviceFileError(f"{path} cannot be read: {error.strerror}", hint=_PERMISSIONS) from error
+    if not stat.S_ISREG(status.st_mode):
+        raise DeviceFileError(f"{path} is not a file", hint="correct it or move it away")
+    return _load(path, status.st_mtime_ns)
 
 
 @functools.cache
@@ -80,11 +88,11 @@ def _load(path: Path, _changed_ns: int) -> tuple[Device, ...]:
     import tomllib
 
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DeviceFileError(f"{path} is not valid TOML: {error}", hint="correct it or move it away") from error
     except OSError as error:
-        raise DeviceFileError(f"{path} cannot be read: {error.strerror}", hint="correct its permissions") from error
+        raise DeviceFileError(f"{path} cannot be read: {error.strerror}", hint=_PERMISSIONS) from error
     try:
         content = msgspec.convert(table, _UserFile)
     except msgspec.ValidationError as error:
@@ -96,7 +104,8 @@ def _load(path: Path, _changed_ns: int) -> tuple[Device, ...]:
 
 
 def _refuse(path: Path, key: str, reason: str) -> NoReturn:
-    raise DeviceFileError(f"{path}: {key}: {reason}", hint="the keys of a device file are in docs/hardware.md")
+    said = " ".join(f"{key}: {reason}".split())
+    raise DeviceFileError(f"{path}: {said}", hint="the keys of a device file are in docs/hardware.md")
 
 
 def _device(path: Path, index: int, entry: _UserDevice) -> Device:
@@ -111,6 +120,8 @@ def _device(path: Path, index: int, entry: _UserDevice) -> Device:
             memory_gib = units.parse_bytes(entry.memory) / 2**30
         except InputError as error:
             _refuse(path, f"device[{index}].memory", str(error))
+        if not memory_gib:
+            _refuse(path, f"device[{index}].memory", f"{entry.memory!r} leaves no memory")
     bandwidth = entry.bandwidth_gb_per_s
     return Device(
         vendor=entry.vendor,
@@ -142,12 +153,10 @@ def _check_names(path: Path, devices: tuple[Device, ...]) -> None:
     """Refuse a name that two devices of the file claim: one of them would be the wrong one."""
     owner: dict[str, int] = {}
     for index, device in enumerate(devices):
-        for name in {_key(name): name for name in (device.device, *device.names)}.values():
-            first = owner.setdefault(_key(name), index)
+        for name in {name_key(name): name for name in (device.device, *device.names)}.values():
+            if not name_key(name):
+                _refuse(path, f"device[{index}].names", f"{name!r} has neither a letter nor a digit")
+            first = owner.setdefault(name_key(name), index)
             if first != index:
                 both = f"{devices[first].device!r} and {device.device!r}"
                 _refuse(path, f"device[{index}].names", f"{name!r} matches both {both}")
-
-
-def _key(name: str) -> str:
-    return " ".join(name.casefold().replace("-", " ").split())
