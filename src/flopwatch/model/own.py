@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from flopwatch.model.own_files import files_hash, own_files
 from flopwatch.model.spec import ModelSpec
 
 
@@ -16,8 +16,8 @@ class OwnModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """`package.module:callable`, and what it is called with besides the batch and the length of a sequence.
 
     `changes` are keyword arguments as text. `folder` is where the module is looked for first. `fingerprint` tells one
-    state of the module's own file from another (None: it is installed elsewhere), so that a run is not continued with
-    code that has changed.
+    state of its file, and of the user's other files that it imports, from another (None: it is an installed package's),
+    so that a run is not continued with code that has changed.
     """
 
     factory: str
@@ -52,14 +52,12 @@ Model = ModelSpec | OwnModel
 def own_model(factory: str, changes: Mapping[str, str] | None = None) -> OwnModel:
     """The model behind `package.module:callable`, its module looked for in the current folder first; runs nothing."""
     folder = Path.cwd()
-    path = folder.joinpath(*factory.partition(":")[0].split("."))
-    files = [path.with_suffix(".py"), path / "__init__.py"]
-    found = next((file for file in files if file.is_file()), None)
+    files = own_files(factory.partition(":")[0], folder)
     return OwnModel(
         factory=factory,
         changes=dict(changes or {}),
         folder=str(folder),
-        fingerprint=None if found is None else hashlib.sha256(found.read_bytes()).hexdigest()[:16],
+        fingerprint=files_hash(files) if files else None,
     )
 
 
