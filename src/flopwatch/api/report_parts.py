@@ -49,10 +49,17 @@ def roofs(
 
 
 def roofline_under(spec: ModelSpec, workload: Workload, known: Sequence[Roof]) -> RooflineResult:
-    """The roofline of a step under the first roof, others beside it; raises SpecError where there is no such form."""
+    """The roofline of a step under the first roof, others beside it; raises SpecError where there is no such form.
+
+    `details` has the cache, with which the page works out other steps under that roof.
+    """
     first, *others = known
     result = roofline(spec, workload, first)
-    return msgspec.structs.replace(result, other_roofs=[roof_row(other, workload.dtype) for other in others])
+    return msgspec.structs.replace(
+        result,
+        other_roofs=[roof_row(other, workload.dtype) for other in others],
+        details={**result.details, "cache_bytes": first.cache_bytes},
+    )
 
 
 def convention_rows(spec: ModelSpec, workload: Workload, bench: BenchResult) -> list[ConventionRow]:

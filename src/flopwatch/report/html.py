@@ -6,7 +6,7 @@ import base64
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from flopwatch.record import Record
 from flopwatch.report.document import Cell, Facts, Heading, Note, Table
 from flopwatch.report.messages import LANGUAGES, Language, Words
 from flopwatch.report.page import Page, page_of
+from flopwatch.report.whatif import Panel
 
 _FOLDER: Final = Path(__file__).with_name("templates")
 # What the ids of a language begin with, so that each is in the file once.
@@ -32,6 +33,7 @@ class _Body(msgspec.Struct, frozen=True, kw_only=True):
     title: str
     markup: Markup
     figures: dict[str, Any]
+    panels: dict[str, Panel]
 
 
 def to_html(records: Record | Sequence[Record], *, lang: Language = "en") -> str:
@@ -44,7 +46,9 @@ def to_html(records: Record | Sequence[Record], *, lang: Language = "en") -> str
     given = [records] if isinstance(records, Record) else list(records)
     bodies = [_body(given, Words(each)) for each in LANGUAGES]
     figures = {name: figure for body in bodies for name, figure in body.figures.items()}
-    scripts = [_plotly(), _text("page.js")] if figures else [_text("page.js")]
+    panels = {name: panel for body in bodies for name, panel in body.panels.items()}
+    names = ["page.js", *(["whatif.js"] if panels else [])]
+    scripts = [*([_plotly()] if figures else []), *map(_text, names)]
     return (
         _environment()
         .get_template("page.html")
@@ -52,9 +56,10 @@ def to_html(records: Record | Sequence[Record], *, lang: Language = "en") -> str
             bodies=bodies,
             shown=next(body for body in bodies if body.lang == lang),
             policy=_policy(scripts),
-            style=Markup(_text("page.css")),  # noqa: S704 - our own file
+            style=Markup(_text("page.css") + (_text("whatif.css") if panels else "")),  # noqa: S704 - our own files
             scripts=[Markup(script) for script in scripts],  # noqa: S704 - our own files
             figures=_embedded(figures),
+            panels=_embedded(_calculators(panels)) if panels else None,
             records=_embedded([record.to_dict() for record in given] if len(given) != 1 else given[0].to_dict()),
         )
     )
@@ -80,6 +85,12 @@ def _body(records: Sequence[Record], words: Words) -> _Body:
         tag=words.tag,
         title=pages[0].title if pages else words("report.title"),
         markup=Markup(markup),  # noqa: S704 - our own template, which escapes
+        panels={
+            f"{prefix}{index}": section.panel
+            for index, page in enumerate(pages)
+            for section in page.sections
+            if section.panel is not None
+        },
         figures={
             f"{prefix}{index}-{chart.id}": [view.figure for view in chart.views]
             for index, page in enumerate(pages)
@@ -87,6 +98,14 @@ def _body(records: Sequence[Record], words: Words) -> _Body:
             for chart in section.charts
         },
     )
+
+
+def _calculators(panels: Mapping[str, Panel]) -> dict[str, Any]:
+    """What the calculators work with: the numbers of each record once, and the words of each language."""
+    return {
+        "numbers": {name.rpartition("-")[2]: panel.numbers for name, panel in panels.items()},
+        "said": {name: panel.said for name, panel in panels.items()},
+    }
 
 
 @functools.cache

@@ -17,6 +17,7 @@ from flopwatch.report.content.report import denominator_notes, limit_notes, phas
 from flopwatch.report.content.report_parts import convention_tables, roofline_table
 from flopwatch.report.document import Block, Fact, Facts, Note
 from flopwatch.report.messages import Words
+from flopwatch.report.whatif import Panel, panel_of
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,13 +29,14 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True):
-    """One section; `folded` blocks are shown on request."""
+    """One section; `folded` blocks are shown on request, `panel` is the calculator."""
 
     id: str
     title: str
     blocks: Sequence[Block] = ()
     charts: Sequence[Chart] = ()
     folded: Sequence[tuple[str, Sequence[Block]]] = ()
+    panel: Panel | None = None
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,7 +60,7 @@ def page_of(record: Record, words: Words) -> Page:
         subtitle=words("page.subtitle", created=record.created, machine=_machine(record)),
         command=str(record.request.get("command", "")),
         verdicts=[_verdict(result, words) for result in results],
-        sections=[*(section for section in sections if section.blocks), _environment(record, words)],
+        sections=[*(section for section in sections if section.blocks or section.panel), _environment(record, words)],
         warnings=[words.said(warning) for warning in record.warnings],
     )
 
@@ -105,6 +107,7 @@ def _report_sections(record: Record, results: Sequence[ReportResult], words: Wor
             blocks=roofline_table(results, words),
             charts=[charts[name] for name in ("roofline",) if name in charts],
         ),
+        _what_if(record, words),
         Section(
             id="conventions",
             title=words("page.conventions"),
@@ -115,6 +118,14 @@ def _report_sections(record: Record, results: Sequence[ReportResult], words: Wor
         Section(id="uncounted", title=words("count.uncounted"), blocks=_uncounted(results, words)),
         Section(id="skipped", title=words("report.skipped"), blocks=skipped_table(results, words)),
     ]
+
+
+def _what_if(record: Record, words: Words) -> Section:
+    """The calculator, or why there is none."""
+    panel = panel_of(record, words)
+    if isinstance(panel, str):
+        return Section(id="whatif", title=words("whatif.title"), blocks=[Note(text=panel)])
+    return Section(id="whatif", title=words("whatif.title"), panel=panel)
 
 
 def _parts(results: Sequence[ReportResult], words: Words) -> list[tuple[str, Sequence[Block]]]:

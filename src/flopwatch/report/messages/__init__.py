@@ -14,11 +14,12 @@ from flopwatch.report.messages.columns import COLUMNS
 from flopwatch.report.messages.common import COMMON
 from flopwatch.report.messages.page import PAGE
 from flopwatch.report.messages.speed import SPEED
+from flopwatch.report.messages.whatif import WHATIF
 from flopwatch.report.messages.work import WORK
 
 Language = Literal["en", "zh"]
 LANGUAGES: Final[tuple[Language, ...]] = get_args(Language)
-TABLE: Final[dict[str, tuple[str, str]]] = {**COMMON, **WORK, **SPEED, **PAGE, **CHARTS, **COLUMNS}
+TABLE: Final[dict[str, tuple[str, str]]] = {**COMMON, **WORK, **SPEED, **PAGE, **CHARTS, **COLUMNS, **WHATIF}
 """Every message by its key: one text for each of LANGUAGES, in their order."""
 
 _TAGS: Final[dict[Language, str]] = {"en": "en", "zh": "zh-Hans"}
@@ -35,6 +36,10 @@ class Words:
     def __call__(self, key: str, /, **values: object) -> str:
         """The message of that key with its values filled in."""
         return TABLE[key][self._column].format(**values)
+
+    def template(self, key: str) -> str:
+        """The message of that key as it stands, for a page that fills it in itself."""
+        return TABLE[key][self._column]
 
     def said(self, text: str | None) -> str:
         """What a record says, in this language: names, and what nobody has translated, as they stand; n/a for None."""

@@ -1,0 +1,161 @@
+"""The calculator on the page, in a real browser: its figures are the closed forms', and a keyboard reaches it."""
+
+import json
+import re
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from browser_page import browser_only
+from flopwatch.compare.whatif.evaluate import Choice
+from flopwatch.cost.memory import estimate_memory
+from flopwatch.device.catalog import catalog_devices
+from flopwatch.measure.limit import card_limit
+from flopwatch.model.load import load_spec
+from flopwatch.record import load_record
+from flopwatch.report.html import to_html
+from flopwatch.workload import Workload
+from whatif_truth import MODELS, choices, largest_batch, model, truth
+
+REPORT = Path(__file__).parent / "data" / "records" / "report.json"
+
+# Sets every control as a person would, says so once, and reads the figures back.
+CHOOSE = """choices => {
+  const form = document.querySelector("form.whatif");
+  return choices.map(choice => {
+    form.elements.model.value = choice.model;
+    form.elements.model.dispatchEvent(new Event("input", {bubbles: true}));
+    for (const [name, value] of Object.entries(choice)) form.elements[name].value = value;
+    form.elements.batch.dispatchEvent(new Event("input", {bubbles: true}));
+    const found = {};
+    for (const node of form.querySelectorAll("[data-figure]")) {
+      found[node.dataset.figure] = "value" in node.dataset ? Number(node.dataset.value) : null;
+    }
+    found.text = form.querySelector(".outcome").innerText;
+    return found;
+  });
+}"""
+
+
+def _data(specs, **workload):
+    """A report of these models, as a CPU would have made it."""
+    data = json.loads(REPORT.read_text(encoding="utf-8"))
+    step = Workload(**({"seq_len": 48, "phase": "train", "dtype": "bf16"} | workload))
+    data["request"] |= {"models": [spec.to_dict() for spec in specs], "workload": step.to_dict()}
+    data["request"]["phases"] = ["forward", "train"]
+    return data
+
+
+def _embedded(page):
+    (text,) = re.findall(r'<script type="application/json" id="whatif">(.*?)</script>', page)
+    return json.loads(text)
+
+
+def _data_of_all():
+    """A report of all small models."""
+    return _data([model(name) for name in MODELS])
+
+
+def test_a_record_without_its_models_says_so():
+    """An old record still renders: no calculator, and a line why."""
+    page = to_html(load_record(REPORT.read_bytes()))
+    assert 'class="whatif"' not in page
+    assert "The record does not hold the models&#39; numbers" in page
+
+
+def test_the_whole_catalogue_and_every_choice_are_there():
+    """Each card once, with this machine; the four GPTs fit into the page with room to spare."""
+    page = to_html(load_record(json.dumps(_data([load_spec("gpt-small")]))))
+    data = _embedded(page)
+    labels = [device["label"] for device in data["numbers"]["0"]["devices"].values()]
+    assert sorted(labels[1:]) == sorted(card.label for card in catalog_devices())
+    assert len(data["numbers"]["0"]["models"]) == 1
+    assert len(page.encode()) < 6_000_000
+
+
+class TestInTheBrowser:
+    """The same page, with a person's hands on it."""
+
+    pytestmark = browser_only
+
+    def test_every_figure_is_the_closed_forms(self, opened):
+        """240 choices of model, phase, batch, sequence, dtype, optimizer, checkpointing, attention and card."""
+        cards = catalog_devices()
+        wanted = choices(240, seed=5)
+        shown = opened(_data_of_all())
+        found = shown.page.evaluate(CHOOSE, [_controls(name, choice, card) for name, choice, card in wanted])
+        for (name, choice, card), figures in zip(wanted, found, strict=True):
+            for figure, expected in truth(model(name), choice, cards[card]).items():
+                if figure != "largest_batch":
+                    assert figures[figure] == (expected if expected is None else pytest.approx(expected, rel=1e-9)), (
+                        name,
+                        choice,
+                        cards[card].label,
+                        figure,
+                    )
+        assert shown.said == []
+
+    def test_the_largest_batch_is_the_closed_forms(self, opened):
+        """gpt-small in training on cards of 16 and 24 GB, and on the machine with the limit of the report."""
+        spec = load_spec("gpt-small")
+        cards = {card.label: (number, card) for number, card in enumerate(catalog_devices())}
+        shown = opened(_data([spec]))
+        for label in ("T4 PCIe", "L4 PCIe"):
+            number, card = cards[label]
+            choice = Choice(batch=1, seq_len=512, phase="train", dtype="bf16", recompute="full")
+            (figures,) = shown.page.evaluate(CHOOSE, [_controls(0, choice, number)])
+            limit_bytes = card_limit(card).limit_bytes
+            assert figures["largest_batch"] == largest_batch(spec, choice, limit_bytes, most=4096)
+
+    def test_the_page_starts_from_the_reports_own_step(self, opened):
+        """Its phase, batch, sequence and dtype, on the machine that made it: the closed form for a CPU."""
+        spec = load_spec("gpt-small")
+        fit = json.loads(REPORT.read_text(encoding="utf-8"))["results"][0]["fits"][1]
+        shown = opened(_data([spec], seq_len=256, dtype="fp32"))
+        step = Workload(batch=fit["batch"], seq_len=256, phase="train", dtype="fp32")
+        peak = shown.page.locator("[data-figure=peak_bytes]").first
+        assert float(peak.get_attribute("data-value")) == estimate_memory(spec, step).peak_bytes
+        assert shown.page.locator("[data-figure=limit_bytes]").first.get_attribute("data-value") == str(
+            fit["limit_bytes"]
+        )
+
+    def test_sliders_and_numbers_move_together_by_keyboard(self, opened):
+        """An arrow on a slider is the next size, and the figures follow; a number moves its slider."""
+        shown = opened(_data_of_all(), width=375)
+        shown.page.locator("form.whatif [name=batch]").first.fill("6")
+        slider = shown.page.locator("form.whatif [data-for=batch]").first
+        flops = shown.page.locator("[data-figure=model_flops]").first
+        before = float(flops.get_attribute("data-value"))
+        slider.press("ArrowRight")
+        assert shown.page.locator("form.whatif [name=batch]").first.input_value() == "8"
+        assert float(flops.get_attribute("data-value")) == pytest.approx(before * 8 / 6)
+        assert shown.page.evaluate("document.documentElement.scrollWidth") <= 375
+        shown.page.locator("form.whatif [name=seq_len]").first.fill("98")
+        assert "from 1 to 97" in shown.page.locator("form.whatif .verdict").first.inner_text()
+        assert flops.get_attribute("data-value") is None
+        assert shown.said == []
+
+    def test_what_is_not_known_is_said_with_its_reason(self, opened):
+        """Experts that get unequal shares; a card without bf16."""
+        shown = opened(_data_of_all())
+        odd = Choice(batch=1, seq_len=41, phase="train", dtype="bf16")
+        place = next(n for n, card in enumerate(catalog_devices()) if card.peak("bf16") is None)
+        (figures,) = shown.page.evaluate(CHOOSE, [_controls("experts", odd, place)])
+        assert (figures["peak_bytes"], figures["time_s"]) == (None, None)
+        assert "equal shares only of a multiple of 2 tokens" in figures["text"]
+        assert catalog_devices()[place].why_no_peak("bf16") in figures["text"]
+
+    def test_both_languages_choose_the_same(self, opened):
+        """What is chosen in English is chosen in Chinese."""
+        shown = opened(_data_of_all())
+        shown.page.locator("form.whatif [name=batch]").first.fill("5")
+        values = shown.page.locator("form.whatif [name=batch]").evaluate_all("nodes => nodes.map(node => node.value)")
+        assert values == ["5", "5"]
+
+
+def _controls(name, choice, card):
+    """The values of the page's controls."""
+    fields = msgspec.to_builtins(choice)
+    number = name if isinstance(name, int) else list(MODELS).index(name)
+    return {**{key: str(value) for key, value in fields.items()}, "model": str(number), "device": str(card)}
