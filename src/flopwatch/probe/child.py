@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import signal
@@ -23,6 +24,7 @@ _PR_SET_PDEATHSIG: Final = 1  # from Linux's prctl.h
 # the peak afterwards. The slack covers what the peak counts and the limit does not: code of libraries loaded late.
 
 _SLACK_BYTES: Final = 128 * 1024 * 1024
+_NO_LOG: Final = (OSError, ValueError)  # the disk is full, or the job has closed the stream
 
 
 def preload() -> None:
@@ -40,10 +42,14 @@ def live(folder: Path, *, supervisor: int) -> None:
     _die_with(supervisor)
     _redirect_output(folder / LOG_FILE)
     _offer_to_the_killer()
-    request = read_request(folder)
-    write_answer(_answer(request, folder), folder)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    request, number = read_request(folder), os.getpid()
+    answer = _answer(request, folder)
+    if os.getpid() != number:  # a fork that the job did not end
+        os._exit(0)
+    write_answer(answer, folder)
+    with contextlib.suppress(*_NO_LOG):
+        sys.stdout.flush()
+        sys.stderr.flush()
 
 
 def _answer(request: ProbeRequest, folder: Path) -> Answer:
@@ -70,7 +76,8 @@ def _answer(request: ProbeRequest, folder: Path) -> Answer:
         if memory is not None:
             memory.lift()
         text = _one_line(error)
-        traceback.print_exc()
+        with contextlib.suppress(*_NO_LOG):
+            traceback.print_exc()
         outcome, failure = classify_error(type(error).__name__, text)
         peak_bytes = memory.peak_bytes() if memory is not None else None
         return Answer(outcome=outcome, failure=failure, error=text, peak_bytes=peak_bytes, n_threads=n_threads)
@@ -117,8 +124,12 @@ def _make_current(device: str) -> None:
 
 
 def _one_line(error: BaseException) -> str:
-    lines = str(error).splitlines()
-    return (" ".join(lines[0].split()) if lines else type(error).__name__)[:500]
+    try:
+        lines = str(error).splitlines()
+    except Exception:  # noqa: BLE001 - a class of the user's, whose text fails as well
+        lines = []
+    text = (" ".join(lines[0].split()) if lines else type(error).__name__)[:500]
+    return text.encode("utf-8", "replace").decode()  # a file's name may hold what no JSON can
 
 
 def _redirect_output(log: Path) -> None:

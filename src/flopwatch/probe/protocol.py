@@ -112,7 +112,7 @@ def read_answer(folder: Path) -> Answer | None:
 def read_progress(folder: Path) -> list[dict[str, Any]]:
     """What the job has reported so far; a line cut off by its death is left out."""
     path = folder / PROGRESS_FILE
-    if not path.exists():
+    if not path.is_file():
         return []
     lines = path.read_bytes().split(b"\n")[:-1]
     rows: list[dict[str, Any]] = []

@@ -34,6 +34,7 @@ OnProgress = Callable[[list[dict[str, Any]]], None]
 
 _LOOK_EVERY_S: Final = 0.2
 _GRACE_S: Final = 5.0
+_OVERDUE_S: Final = 300.0  # for a supervisor to import torch, and to end a child whose time is up
 _LOG_TAIL_BYTES: Final = 64_000
 
 
@@ -77,13 +78,14 @@ class ProbeRunner:
             write_request(request, folder)
             order = Order(folder=str(folder), timeout_s=request.timeout_s)
             began_s = time.monotonic()
+            last_s = began_s + request.timeout_s + _OVERDUE_S
             try:
                 control.sendall(msgspec.json.encode(order) + b"\n")
-                ending = self._wait(control, folder, on_progress)
+                ending = self._wait(control, folder, on_progress, last_s=last_s)
             except (BrokenPipeError, ConnectionResetError):
                 ending = None
             if ending is None:
-                return self._without_supervisor(folder, time.monotonic() - began_s)
+                return self._without_supervisor(folder, wall_s=time.monotonic() - began_s, last_s=last_s)
             outcome = _outcome(folder, ending, timeout_s=request.timeout_s)
         except BaseException:
             self.close()
@@ -108,6 +110,8 @@ class ProbeRunner:
 
     def _started(self) -> tuple[Path, socket.socket]:
         """The folder of the supervisor's probes and the socket to it; it is started when none runs."""
+        if self._root is not None and not self._root.is_dir():  # a job, or somebody's clean-up, has removed it
+            self.close()
         if self._root is not None and self._control is not None:
             return self._root, self._control
         self._root = Path(tempfile.mkdtemp(prefix="flopwatch-", dir=self._parent_of_root))
@@ -125,15 +129,19 @@ class ProbeRunner:
             )
         return self._root, ours
 
-    def _wait(self, control: socket.socket, folder: Path, on_progress: OnProgress | None) -> Ending | None:
-        """The supervisor's word on how the child ended; None when it died itself."""
-        control.settimeout(None if on_progress is None else _LOOK_EVERY_S)
+    def _wait(
+        self, control: socket.socket, folder: Path, on_progress: OnProgress | None, *, last_s: float
+    ) -> Ending | None:
+        """The supervisor's word on how the child ended; None when it died itself, or is silent at `last_s`."""
+        control.settimeout(_LOOK_EVERY_S)
         n_seen = 0
         while b"\n" not in self._unread:
             try:
                 received = control.recv(65536)
             except TimeoutError:
-                rows = read_progress(folder)
+                if time.monotonic() > last_s:
+                    return None
+                rows = [] if on_progress is None else read_progress(folder)
                 if on_progress is not None and len(rows) > n_seen:
                     n_seen = len(rows)
                     on_progress(rows)
@@ -144,14 +152,23 @@ class ProbeRunner:
         line, _, self._unread = self._unread.partition(b"\n")
         return msgspec.json.decode(line, type=Ending)
 
-    def _without_supervisor(self, folder: Path, wall_s: float) -> ProbeOutcome:
-        """The outcome when the supervisor died: of its own fault an error, by a signal the probe's bad luck."""
+    def _without_supervisor(self, folder: Path, *, wall_s: float, last_s: float) -> ProbeOutcome:
+        """The outcome when the supervisor died: of its own fault an error, by a signal the probe's bad luck.
+
+        One that is silent at `last_s`, as when somebody has stopped it, is killed, and its child with it.
+        """
         assert self._process is not None
         assert self._root is not None
+        is_overdue = time.monotonic() > last_s
+        if is_overdue:
+            self._process.kill()
         code = self._process.wait()
         log = _tail(self._root / LOG_FILE)
         partial = read_progress(folder)
         self.close()
+        if is_overdue:
+            text = f"the process that runs probes did not answer within {wall_s:g} s"
+            return ProbeOutcome(outcome="timeout", failure="supervisor", error=text, wall_s=wall_s, partial=partial)
         if code < 0:
             text = f"the process that runs probes died of signal {-code}"
             return ProbeOutcome(outcome="killed", failure="supervisor", error=text, wall_s=wall_s, partial=partial)
@@ -168,7 +185,7 @@ def _outcome(folder: Path, ending: Ending, *, timeout_s: float) -> ProbeOutcome:
         return ProbeOutcome(outcome="timeout", failure="timeout", error=text, wall_s=ending.wall_s, partial=partial)
     try:
         answer = read_answer(folder)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         return ProbeOutcome(
             outcome="crashed",
             failure="bad-answer",

@@ -29,6 +29,7 @@ from flopwatch.probe.protocol import LOG_FILE, Ending, Order
 
 _ADDR_NO_RANDOMIZE: Final = 0x0040000  # from Linux's personality.h
 _ASK_PERSONALITY: Final = 0xFFFFFFFF
+_PR_SET_CHILD_SUBREAPER: Final = 36  # from Linux's prctl.h
 _LAYOUT_VARIABLE: Final = "FLOPWATCH_PROBE_LAYOUT"
 _TICK_S: Final = 1.0  # a wake-up that got lost costs no more than this
 
@@ -67,6 +68,7 @@ class _Children:
         finally:
             _kill_group(pid)  # also what the child has started and left behind
             _, status = os.waitpid(pid, 0)
+            _kill_left_behind()
         return Ending(wait_status=status, timed_out=timed_out, wall_s=time.monotonic() - began_s)
 
     def _fork(self, folder: Path) -> int:
@@ -113,6 +115,25 @@ def _kill_group(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
+def _adopt() -> None:
+    """Let processes whose parent ends below this one become its children, whatever session they are in (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def _kill_left_behind() -> None:
+    """Kill what the child has started in sessions of its own: with the child gone they are ours (`_adopt`)."""
+    while left := _own_children():
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)  # it is unreaped: its number is still its own
+            os.waitpid(pid, 0)
+
+
+def _own_children() -> list[int]:
+    lists = Path("/proc/self/task").glob("*/children")  # nothing of the kind outside of Linux
+    return [int(pid) for one in lists for pid in one.read_text().split()]
+
+
 def _fix_layout() -> None:
     """Start over with addresses and hashes that are the same each time, where the system lets us (Linux).
 
@@ -133,6 +154,7 @@ def _fix_layout() -> None:
 def main() -> None:
     """Serve the parent at the other end of a socket: `python -m flopwatch.probe.supervisor FD FOLDER METHOD`."""
     _fix_layout()
+    _adopt()
     control = socket.socket(fileno=int(sys.argv[1]))
     root, method = Path(sys.argv[2]), sys.argv[3]
     try:
