@@ -29,14 +29,14 @@ GPTS: Final = ("gpt-small", "gpt-medium", "gpt-large", "gpt-xl")
 LIMIT_BYTES: Final = 39800 * MIB
 NETWORKS: Final[dict[str, dict[str, Any]]] = {
     "GPT, small vocabulary": {
-        "n_layers": 4, "d_model": 384, "n_heads": 6, "vocab_size": 2003, "max_seq_len": 251,
+        "n_layers": 6, "d_model": 384, "n_heads": 6, "vocab_size": 2003, "max_seq_len": 251,
     },
     "Llama, large vocabulary": {
         "n_layers": 2, "d_model": 160, "n_heads": 8, "n_kv_heads": 2, "vocab_size": 6007, "max_seq_len": 509,
         "positions": "rope", "ffn": "swiglu", "norm": "rmsnorm", "bias": False, "d_ff": 448,
     },
     "wide, tied": {
-        "n_layers": 3, "d_model": 448, "n_heads": 7, "vocab_size": 2003, "max_seq_len": 127, "tied_head": True,
+        "n_layers": 6, "d_model": 448, "n_heads": 7, "vocab_size": 2003, "max_seq_len": 127, "tied_head": True,
     },
 }  # fmt: skip
 STEPS: Final[tuple[tuple[str, dict[str, Any]], ...]] = (

@@ -40,6 +40,19 @@ def test_the_record_has_the_parts_and_they_sum_to_the_peak(said):
     assert max(point["alive_bytes"] for point in result["details"]["timeline"]) == result["peak_bytes"]
 
 
+def test_what_kernels_take_for_themselves_is_said_where_it_is(said):
+    """bf16 matmuls of a CPU have buffers that no run without data sees; fp32 and a card's are not that."""
+    left_out = [
+        any("buffers inside matmul kernels" in line for line in json.loads(out)["results"][0]["assumptions"])
+        for _, out, _ in (
+            said("gpt-small", "--json", "--dtype", "bf16"),
+            said("gpt-small", "--json", "--dtype", "fp32"),
+            said("gpt-small", "--json", "--dtype", "bf16", "--device", A100),
+        )
+    ]
+    assert left_out == [True, False, False]
+
+
 def test_a_card_says_whether_the_step_fits_and_what_is_left(said):
     """gpt-xl in bf16 at batch 4 takes 21 GiB of 40."""
     code, out, _ = said("gpt-xl", "--batch", 4, "--device", A100, "--json")
