@@ -73,26 +73,27 @@ def test_an_icicle_of_a_trace_has_the_modules():
 
 
 def test_predicted_parts_stand_beside_the_measured_total(report, charts):
-    """Bars in GiB of every search and timing that was measured, and the error in percent."""
+    """Bars in GiB of every search and timing that was measured, and the error in percent of what was measured."""
     cases = [
-        (item["predicted_parts"], item["measured_peak_bytes"])
+        (item["predicted_parts"], item["measured_peak_bytes"], "all that was taken")
         for result in report["results"]
         for item in result["fits"]
         if item["measured_peak_bytes"] is not None
     ]
     cases += [
-        (item["predicted_parts"], item["peak_memory_bytes"])
+        (item["predicted_parts"], item["peak_memory_bytes"], "the tensors")
         for result in report["results"]
         for item in result["benches"]
     ]
     *parts, measured = _traces(charts["memory"])
-    assert measured["x"] == [n_bytes / GIB for _, n_bytes in cases]
+    assert measured["x"] == [n_bytes / GIB for _, n_bytes, _ in cases]
     assert measured["text"] == [
-        f"prediction {100 * (sum(predicted.values()) / n_bytes - 1):+.1f} %" for predicted, n_bytes in cases
+        f"prediction {100 * (sum(predicted.values()) / n_bytes - 1):+.1f} %, of {what}"
+        for predicted, n_bytes, what in cases
     ]
     for trace in parts:
-        assert trace["x"] == [predicted.get(trace["name"], 0) / GIB for predicted, _ in cases]
-    assert {trace["name"] for trace in parts} == {name for predicted, _ in cases for name in predicted}
+        assert trace["x"] == [predicted.get(trace["name"], 0) / GIB for predicted, _, _ in cases]
+    assert {trace["name"] for trace in parts} == {name for predicted, _, _ in cases for name in predicted}
 
 
 def test_the_curve_of_a_batch_search_has_every_point():

@@ -17,11 +17,12 @@ _ROW_HEIGHT = 62
 
 
 class _Case(msgspec.Struct, frozen=True, kw_only=True):
-    """One step: what was predicted of its peak, by part, and what was measured (None: nothing)."""
+    """One step: what was predicted of its peak, by part, and what was measured (None: nothing), and of what."""
 
     label: str
     parts: Mapping[str, int]
     measured_bytes: int | None = None
+    measured_of: str = ""
 
 
 def predicted(results: Sequence[MemoryResult], words: Words) -> list[Chart]:
@@ -32,22 +33,25 @@ def predicted(results: Sequence[MemoryResult], words: Words) -> list[Chart]:
 
 def beside_measured(fits: Sequence[FitResult], benches: Sequence[BenchResult], words: Words) -> list[Chart]:
     """The predicted parts of each peak above its measured total; steps that were not measured are left out."""
-    measured: list[tuple[FitResult | BenchResult, int | None]] = [(fit, fit.measured_peak_bytes) for fit in fits]
-    measured += [(bench, bench.peak_memory_bytes) for bench in benches]
+    measured: list[tuple[FitResult | BenchResult, int | None, str]] = [
+        (fit, fit.measured_peak_bytes, words("chart.of_all")) for fit in fits
+    ]
+    measured += [(bench, bench.peak_memory_bytes, words("chart.of_tensors")) for bench in benches]
     cases = [
         _Case(
             label=step_label(step.model, step.phase, words, batch=step.batch),
             parts=step.predicted_parts,
             measured_bytes=n_bytes,
+            measured_of=what,
         )
-        for step, n_bytes in measured
+        for step, n_bytes, what in measured
         if step.predicted_parts and n_bytes
     ]
     return _by_part("memory", _once(cases), words)
 
 
 def _once(cases: Sequence[_Case]) -> list[_Case]:
-    """A search and a timing of the same step are told apart by a mark, so that each keeps its row."""
+    """A step with the same figure twice, as two searches find it, has one row."""
     return list({(case.label, case.measured_bytes): case for case in cases}.values())
 
 
@@ -105,7 +109,8 @@ def _measured(cases: Sequence[_Case], offset: float, role: int, words: Words) ->
         "y": [index + offset for index, _, _ in rows],
         "x": [n_bytes / GIB for _, _, n_bytes in rows],
         "text": [
-            words("chart.error", error=error_text(sum(case.parts.values()), n_bytes)) for _, case, n_bytes in rows
+            words("chart.error", error=error_text(sum(case.parts.values()), n_bytes), what=case.measured_of)
+            for _, case, n_bytes in rows
         ],
         "textposition": "inside",
         "insidetextanchor": "start",

@@ -49,7 +49,9 @@ CHARTS: Final[dict[str, tuple[str, str]]] = {
     "chart.memory_predicted": ("Memory at the peak by part", "峰值内存的各部分"),
     "chart.memory_predicted_caption": ("Predicted; nothing was measured.", "预测值，没有实测。"),
     "chart.measured": ("measured", "实测"),
-    "chart.error": ("prediction {error}", "预测 {error}"),
+    "chart.error": ("prediction {error}, of {what}", "预测 {error}（{what}）"),
+    "chart.of_all": ("all that was taken", "占用的全部内存"),
+    "chart.of_tensors": ("the tensors", "仅张量"),
     "chart.timeline": ("Live memory through the step", "一步之中的在用内存"),
     "chart.timeline_caption": (
         "Predicted bytes of all tensors alive, from the first allocation of the step to its last release.",
