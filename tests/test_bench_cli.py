@@ -113,6 +113,19 @@ def test_five_samples_before_the_time_was_up_are_a_timing_with_a_note():
         measure(ProbeOutcome(outcome="timeout", failure="timeout", error="x", wall_s=9.0, partial=rows(4)))
 
 
+def test_memory_that_was_not_counted_has_its_reason():
+    """On a CPU counting takes a second run, which may not fit where the first did; a figure is never silently n/a."""
+    summary = {"samples_s": [1.0] * 5, "n_steps": 1, "n_warmup": 3, "is_steady": True, "others_cores": None}
+    known, unknown = (
+        measure(ProbeOutcome(outcome="ok", result={**summary, "tensor_peak_bytes": n_bytes}, wall_s=1.0))
+        for n_bytes in (7, None)
+    )
+    assert known.notes == []
+    assert unknown.notes == [
+        "peak memory is n/a: the step was timed, but running it again with every allocation counted did not fit"
+    ]
+
+
 def test_cores_that_others_kept_busy_are_a_note():
     """Two threads and 1.4 cores of others on a machine of few cores: the step had to share."""
     summary = {"samples_s": [1.0] * 5, "n_steps": 1, "n_warmup": 3, "is_steady": True, "tensor_peak_bytes": 7}

@@ -97,6 +97,7 @@ def bench_step(request: BenchRequest, series: ProbeSeries) -> StepMeasurement:
         notes=[
             *_others_notes(summary["others_cores"], outcome, request.device),
             *_ending_notes(outcome, timing),
+            *_memory_notes(summary["tensor_peak_bytes"], outcome, request.device),
             *_clock_notes(summary.get("clock_ratio")),
             *timing.notes,
         ],
@@ -142,6 +143,17 @@ def _ending_notes(outcome: ProbeOutcome, timing: Timing) -> list[str]:
     if outcome.is_ok:
         return []
     return [f"the time was up after {len(timing.samples_s)} samples: raise --timeout for more"]
+
+
+def _memory_notes(peak_bytes: int | None, outcome: ProbeOutcome, device: str) -> list[str]:
+    """Why a step that was timed has no peak memory."""
+    if peak_bytes is not None or not outcome.is_ok:
+        return []
+    if device.split(":")[0] == "cpu":
+        return [
+            "peak memory is n/a: the step was timed, but running it again with every allocation counted did not fit"
+        ]
+    return [f"peak memory is n/a: torch counts no memory on {device}"]
 
 
 def _clock_notes(ratio: float | None) -> list[str]:

@@ -197,6 +197,11 @@ _MEASURED: Final[tuple[tuple[str, str], ...]] = (
         "用 {n_threads} 个线程计时期间，其他进程占用了 {n_cores} 个核心中的 {n_busy} 个：机器空闲时可能更快",
     ),
     (
+        "peak memory is n/a: the step was timed, but running it again with every allocation counted did not fit",
+        "峰值内存 n/a：该步已计时，但再运行一次并统计每次分配时内存不够",
+    ),
+    ("peak memory is n/a: torch counts no memory on {word}", "峰值内存 n/a：torch 不统计 {word} 上的内存"),
+    (
         "the time was up after {n_samples} samples: raise --timeout for more",
         "得到 {n_samples} 个样本时时间已到：增大 --timeout 可得更多",
     ),

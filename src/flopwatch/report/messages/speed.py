@@ -23,7 +23,7 @@ SPEED: Final[dict[str, tuple[str, str]]] = {
     "bench.hardware_rate": ("Hardware FLOP/s", "硬件算力"),
     "bench.memory": ("Peak memory", "峰值内存"),
     "bench.memory_beside": ("{measured}; predicted {predicted} ({error})", "{measured}；预测 {predicted}（{error}）"),
-    "bench.no_memory": ("n/a: not measured on this device", "未知：在此设备上没有测量"),
+    "bench.no_memory": ("n/a: it was not counted", "未知：没有统计"),
     "bench.per_token": ("A token", "每词元用时"),
     "bench.per_token_value": (
         "{step} in each sequence ({batch} at once, {n_keys} keys each)",
