@@ -2,23 +2,27 @@
 
 import json
 import re
+import time
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from browser_page import browser_only
+from flopwatch.compare.roofline import Roof, roofline
 from flopwatch.compare.whatif.evaluate import Choice
 from flopwatch.cost.memory import estimate_memory
 from flopwatch.device.catalog import catalog_devices
 from flopwatch.measure.limit import card_limit
 from flopwatch.model.load import load_spec
+from flopwatch.model.spec import spec_from_fields
 from flopwatch.record import load_record
 from flopwatch.report.html import to_html
 from flopwatch.workload import Workload
-from whatif_truth import MODELS, choices, largest_batch, model, truth
+from whatif_truth import MODELS, choices, largest_batch, model, truth, workload_of
 
-REPORT = Path(__file__).parent / "data" / "records" / "report.json"
+RECORDS = Path(__file__).parent / "data" / "records"
+REPORT, FULL = RECORDS / "report.json", RECORDS / "report_full.json"
 
 # Sets every control as a person would, says so once, and reads the figures back.
 CHOOSE = """choices => {
@@ -64,13 +68,23 @@ def test_a_record_without_its_models_says_so():
     assert "The record does not hold the models&#39; numbers" in page
 
 
-def test_the_whole_catalogue_and_every_choice_are_there():
-    """Each card once, with this machine; the four GPTs fit into the page with room to spare."""
-    page = to_html(load_record(json.dumps(_data([load_spec("gpt-small")]))))
-    data = _embedded(page)
-    labels = [device["label"] for device in data["numbers"]["0"]["devices"].values()]
+def test_a_record_without_its_cache_says_so():
+    """Its roofline is of this machine, but without the cache no other step can be worked out under it."""
+    said = _embedded(to_html(load_record(FULL.read_bytes())))["said"]["0"]
+    assert "does not hold the cache of this machine" in said["devices"]["here"]["why_no_peak"]["fp32"]
+
+
+@pytest.mark.slow
+def test_the_whole_catalogue_and_every_model_are_there():
+    """Each card once, with this machine; the page of the four GPTs is below 6 MB, and takes below 4 s of a CPU."""
+    data = _data([load_spec(f"gpt-{size}") for size in ("small", "medium", "large", "xl")])
+    began_s = time.process_time()
+    page = to_html(load_record(json.dumps(data)))
+    assert time.process_time() - began_s < 4.0
+    numbers = _embedded(page)["numbers"]["0"]
+    labels = [device["label"] for device in numbers["devices"].values()]
     assert sorted(labels[1:]) == sorted(card.label for card in catalog_devices())
-    assert len(data["numbers"]["0"]["models"]) == 1
+    assert [model["n_params"] for model in numbers["models"]] == [163037184, 406286336, 838359040, 1638022400]
     assert len(page.encode()) < 6_000_000
 
 
@@ -97,7 +111,7 @@ class TestInTheBrowser:
         assert shown.said == []
 
     def test_the_largest_batch_is_the_closed_forms(self, opened):
-        """gpt-small in training on cards of 16 and 24 GB, and on the machine with the limit of the report."""
+        """gpt-small in training on cards of 16 and 24 GB: of their tensors, and so at most that, as the page says."""
         spec = load_spec("gpt-small")
         cards = {card.label: (number, card) for number, card in enumerate(catalog_devices())}
         shown = opened(_data([spec]))
@@ -106,7 +120,40 @@ class TestInTheBrowser:
             choice = Choice(batch=1, seq_len=512, phase="train", dtype="bf16", recompute="full")
             (figures,) = shown.page.evaluate(CHOOSE, [_controls(0, choice, number)])
             limit_bytes = card_limit(card).limit_bytes
-            assert figures["largest_batch"] == largest_batch(spec, choice, limit_bytes, most=4096)
+            largest = largest_batch(spec, choice, limit_bytes, most=4096)
+            assert figures["largest_batch"] == largest
+            assert f"largest batch at most {largest}." in figures["text"]
+            assert figures["text"].startswith("Fits: ")
+            full = msgspec.structs.replace(choice, batch=largest)
+            (figures,) = shown.page.evaluate(CHOOSE, [_controls(0, full, number)])
+            assert figures["text"].startswith("The tensors fit, ")
+            (figures,) = shown.page.evaluate(
+                CHOOSE, [_controls(0, msgspec.structs.replace(full, batch=largest + 1), number)]
+            )
+            assert figures["text"].startswith("Does not fit: ")
+
+    def test_this_machine_has_the_roof_that_its_record_tells_of(self, opened):
+        """The step that was timed, under the record's peak, bandwidth and cache: the record's own least time."""
+        data = json.loads(FULL.read_text(encoding="utf-8"))
+        for result in data["results"]:
+            for step in result["rooflines"]:
+                step["details"] = {"cache_bytes": 33554432}
+        (spec,) = map(spec_from_fields, data["request"]["models"])
+        best = data["results"][0]["rooflines"][1]
+        roof = Roof(
+            device="here",
+            kind="measured",
+            flops_per_s={"fp32": best["peak_flops_per_s"]},
+            bandwidth_bytes_per_s=best["bandwidth_bytes_per_s"],
+            peak_source="",
+            bandwidth_source="",
+            cache_bytes=33554432,
+        )
+        choice = Choice(batch=5, seq_len=64, phase="train", dtype="fp32")
+        (figures,) = opened(data).page.evaluate(CHOOSE, [_controls(0, choice, "here")])
+        expected = roofline(spec, workload_of(choice), roof)
+        assert figures["time_s"] == pytest.approx(expected.time_s, rel=1e-9)
+        assert figures["highest_mfu"] == pytest.approx(expected.highest_mfu, rel=1e-9)
 
     def test_the_page_starts_from_the_reports_own_step(self, opened):
         """Its phase, batch, sequence and dtype, on the machine that made it: the closed form for a CPU."""
@@ -116,9 +163,8 @@ class TestInTheBrowser:
         step = Workload(batch=fit["batch"], seq_len=256, phase="train", dtype="fp32")
         peak = shown.page.locator("[data-figure=peak_bytes]").first
         assert float(peak.get_attribute("data-value")) == estimate_memory(spec, step).peak_bytes
-        assert shown.page.locator("[data-figure=limit_bytes]").first.get_attribute("data-value") == str(
-            fit["limit_bytes"]
-        )
+        limit = shown.page.locator("[data-figure=limit_bytes]").first
+        assert limit.get_attribute("data-value") == str(fit["limit_bytes"])
 
     def test_sliders_and_numbers_move_together_by_keyboard(self, opened):
         """An arrow on a slider is the next size, and the figures follow; a number moves its slider."""
@@ -135,6 +181,23 @@ class TestInTheBrowser:
         assert "from 1 to 97" in shown.page.locator("form.whatif .verdict").first.inner_text()
         assert flops.get_attribute("data-value") is None
         assert shown.said == []
+
+    def test_tab_goes_through_every_menu_number_and_slider(self, opened):
+        """From the first menu on, in their order; each has a name that a screen reader speaks."""
+        shown = opened(_data_of_all())
+        shown.page.locator("form.whatif [name=model]").first.focus()
+        reached = []
+        for _ in range(11):
+            reached.append(
+                shown.page.evaluate(
+                    "(node => [node.name || node.dataset.for, (node.labels[0] || node).innerText"
+                    " || node.ariaLabel])(document.activeElement)"
+                )
+            )
+            shown.page.keyboard.press("Tab")
+        names = ["model", "phase", "dtype", "optimizer", "recompute", "attention", "device"]
+        assert [name for name, _ in reached] == [*names, "batch", "batch", "seq_len", "seq_len"]
+        assert all(label for _, label in reached)
 
     def test_what_is_not_known_is_said_with_its_reason(self, opened):
         """Experts that get unequal shares; a card without bf16."""

@@ -23,34 +23,18 @@ from flopwatch.workload import DTYPE_BYTES, Workload
 
 _HERE: Final = "here"  # the machine that made the report, beside the numbers of the catalogue's cards
 _CUDA_KINDS: Final = ("cuda", "rocm")
+# A GPU's allocator takes up to 1.27 times the tensors of a training step (replays of gpt-small to gemma-2-2b on cards
+# of 40 and 80 GB): what takes no more than this share of the limit fits in any case.
+_SURE_FRACTION: Final = 0.75
 _FIGURES: Final = (
     *("params", "model_flops", "again_flops", "flops_per_token", "peak_bytes", "limit_bytes", "margin_bytes"),
     *("largest_batch", "time_s", "tokens_per_s", "highest_mfu", "compute_bound_fraction"),
 )
 # Messages that the page fills in itself.
 _SAID: Final = (
-    *(
-        "tokens_value",
-        "mfu_value",
-        "limit_value",
-        "bound_value",
-        "batch_more",
-        "batch_none",
-        "batch_steps",
-        "batch_below",
-    ),
-    *(
-        "choice",
-        "choice_train",
-        "fits",
-        "fits_not",
-        "fits_unknown",
-        "memory_unknown",
-        "time_said",
-        "time_unknown",
-        "bad_number",
-        "unknown",
-    ),
+    *("tokens_value", "mfu_value", "limit_value", "bound_value", "batch_more", "batch_none"),
+    *("batch_steps", "batch_below", "batch_at_most", "choice", "choice_train", "bad_number", "unknown"),
+    *("fits", "fits_not", "fits_tensors", "fits_unknown", "memory_unknown", "time_said", "time_unknown"),
 )
 
 
@@ -119,11 +103,12 @@ def _panel(specs: Sequence[ModelSpec], base: Workload, record: Record, words: Wo
             "parts": PARTS,
             "least_seq_len": LEAST_SEQ_LEN,
             "most_batch": MOST_BATCH,
+            "sure_fraction": _SURE_FRACTION,
         },
         said={
             "devices": {_HERE: _here_said(results, words)}
             | {number: _card_said(card, words) for number, card in cards.items()},
-            "parts": [words(f"whatif.part_{part}") for part in PARTS],
+            "parts": [words.said(part) for part in PARTS],
             "words": {name: words.template(f"whatif.{name}") for name in _SAID},
             "reasons": {name: words.template(f"whatif.why_{name}") for name in get_args(Reason)},
             "na": words("na"),
@@ -152,7 +137,7 @@ def _menus(specs: Sequence[ModelSpec], start: Workload, words: Words) -> list[Me
         _menu("model", [(str(number), spec.name) for number, spec in enumerate(specs)], "0", words),
         _menu("phase", [(phase, words(f"phase.{phase}")) for phase in PHASES], start.phase, words),
         _menu("dtype", [(dtype, dtype) for dtype in DTYPES], start.dtype, words),
-        _menu("optimizer", _named("optimizer", OPTIMIZERS, words), start.optimizer, words),
+        _menu("optimizer", [(name, words.said(name)) for name in OPTIMIZERS], start.optimizer, words),
         _menu("recompute", _named("recompute", ("none", "full"), words), start.recompute, words),
         _menu("attention", _named("attention", attentions, words), start.attention, words),
     ]

@@ -29,15 +29,12 @@ WHATIF: Final[dict[str, tuple[str, str]]] = {
     "whatif.slider": ("{what}, slider", "{what}，滑块"),
     "whatif.dtype": ("dtype", "数据类型"),
     "whatif.optimizer": ("Optimizer", "优化器"),
-    "whatif.optimizer_adamw": ("AdamW", "AdamW"),
-    "whatif.optimizer_sgd": ("SGD", "SGD"),
-    "whatif.optimizer_none": ("none", "无"),
     "whatif.recompute": ("Checkpointing", "重计算"),
     "whatif.recompute_none": ("none", "无"),
     "whatif.recompute_full": ("every layer", "每一层"),
     "whatif.attention": ("Attention", "注意力"),
-    "whatif.attention_auto": ("auto: fused, scores not kept", "auto：融合核，不保留得分"),
-    "whatif.attention_flash": ("flash: the same, its recomputation counted", "flash：同上，计入重算"),
+    "whatif.attention_auto": ("auto: scores not kept", "auto：不保留得分"),
+    "whatif.attention_flash": ("flash: redone ones counted", "flash：计入重复计算的得分"),
     "whatif.attention_math": ("math: scores written out", "math：写出得分"),
     "whatif.device": ("Device", "设备"),
     "whatif.here": ("This machine", "本机"),
@@ -48,7 +45,7 @@ WHATIF: Final[dict[str, tuple[str, str]]] = {
     "whatif.flops_per_token": ("FLOPs per token", "每词元浮点运算量"),
     "whatif.peak_bytes": ("Peak memory", "峰值内存"),
     "whatif.limit_bytes": ("Limit", "上限"),
-    "whatif.margin_bytes": ("Left free", "余量"),
+    "whatif.margin_bytes": ("Limit less peak", "上限减峰值"),
     "whatif.largest_batch": ("Largest batch", "最大批量"),
     "whatif.time_s": ("Least step time", "每步最短用时"),
     "whatif.tokens_per_s": ("At most", "最多"),
@@ -59,6 +56,7 @@ WHATIF: Final[dict[str, tuple[str, str]]] = {
     "whatif.limit_value": ("{limit} ({source})", "{limit}（{source}）"),
     "whatif.bound_value": ("{percent} of the time", "{percent} 的时间"),
     "whatif.batch_more": ("{n} or more", "{n} 或更多"),
+    "whatif.batch_at_most": ("at most {n}", "最多 {n}"),
     "whatif.batch_none": ("none: not even 1 fits", "无：批量 1 也放不下"),
     "whatif.batch_steps": ("{n}, in steps of {step}", "{n}（以 {step} 为步长）"),
     "whatif.batch_below": ("fewer than {step}", "小于 {step}"),
@@ -73,6 +71,10 @@ WHATIF: Final[dict[str, tuple[str, str]]] = {
     "whatif.fits": (
         "Fits: {peak} of {limit}; largest batch {batch}.",
         "放得下：{limit} 中用 {peak}；最大批量 {batch}。",
+    ),
+    "whatif.fits_tensors": (
+        "The tensors fit, {peak} of {limit}, but an allocator may need more than what is left; largest batch {batch}.",
+        "张量放得下：{limit} 中用 {peak}，但分配器所需可能超过余量；最大批量 {batch}。",
     ),
     "whatif.fits_not": (
         "Does not fit: {peak}, and {limit} are allowed; largest batch {batch}.",
@@ -112,24 +114,20 @@ WHATIF: Final[dict[str, tuple[str, str]]] = {
         "实线是该序列长度下的峰值，虚线是上限，圆点是所选批量。两轴均为对数刻度。",
     ),
     "whatif.parts": ("At the peak", "峰值时的构成"),
-    "whatif.part_weights": ("weights", "权重"),
-    "whatif.part_gradients": ("gradients", "梯度"),
-    "whatif.part_optimizer": ("optimizer state", "优化器状态"),
-    "whatif.part_activations": ("activations", "激活"),
-    "whatif.part_logits": ("logits", "logits"),
-    "whatif.part_temporary": ("temporary", "临时"),
     "whatif.note_memory": (
-        "Memory is the bytes of all tensors at the worst moment, with AdamW as torch has it on the device; an"
-        " allocator's rounding comes on top (`flopwatch memory MODEL --device CARD` replays it). A card's limit is its"
-        " memory less 6 % for its context, as `flopwatch fit MODEL --predict-only --device CARD` has it.",
+        "Memory is the bytes of all tensors at the worst moment, with AdamW as torch has it on the device. A GPU's"
+        " allocator takes more, in training up to a quarter: so the largest batch is an upper bound, and"
+        " `flopwatch fit MODEL --predict-only --device CARD` replays the allocator. As there, a card's limit is its"
+        " memory less 6 % for its context.",
         "内存是最坏时刻所有张量的字节数，AdamW 按 torch 在该设备上的方式；"
-        "分配器的取整另计（`flopwatch memory MODEL --device CARD` 会重放）。"
-        "卡的上限是其内存减去 6 %（上下文），与 `flopwatch fit MODEL --predict-only --device CARD` 相同。",
+        "GPU 的分配器要占更多，训练时最多再加四分之一：所以最大批量只是上界，"
+        "`flopwatch fit MODEL --predict-only --device CARD` 会重放分配器。"
+        "与该命令相同，卡的上限是其内存减去 6 %（上下文）。",
     ),
     "whatif.note_time": (
-        "Each operator takes the longer of FLOPs / peak and bytes / bandwidth; nothing runs faster on this peak. FLOPs"
-        " are those of every matmul, one multiply-add being 2. Nothing here was measured.",
-        "每个算子取 浮点运算量 / 峰值 与 字节 / 带宽 中较长者；在此峰值下没有更快的可能。"
-        "浮点运算量计入所有矩阵乘，一次乘加为 2。此处没有任何实测值。",
+        "Each operator takes the longer of FLOPs / peak and bytes / bandwidth, as in `flopwatch roofline`: a real step"
+        " takes longer. FLOPs are those of every matmul, one multiply-add being 2. Nothing here was measured.",
+        "每个算子的用时取浮点运算量 / 峰值与字节 / 带宽中较长者，与 `flopwatch roofline` 相同：真实的一步更慢。"
+        "浮点运算量计入所有矩阵乘法，一次乘加为 2。此处没有任何实测值。",
     ),
 }

@@ -38,6 +38,11 @@
       return valueAt(this.model.polynomials[number], batch, this.choice.seq_len);
     }
 
+    // Whether the limit counts what tensors take: a GPU's counts what its allocator takes for them.
+    isExact() {
+      return this.device.device_type === "cpu";
+    }
+
     nQueries() {
       return this.choice.phase === "decode" ? 1 : this.choice.seq_len;
     }
@@ -278,7 +283,7 @@
       const found = what && what.figures();
       this.form.querySelector(".chosen").textContent = found ? this.chosenText(what) : "";
       this.form.querySelector(".verdict").textContent = found ? this.verdict(what, found) : this.badNumber();
-      this.form.querySelector(".verdict").dataset.style = found && found.margin_bytes !== null ? (found.margin_bytes >= 0 ? "good" : "bad") : "warn";
+      this.form.querySelector(".verdict").dataset.style = this.style(what, found);
       const texts = found ? this.figureTexts(what, found) : {};
       for (const node of this.form.querySelectorAll("[data-figure]")) {
         const name = node.dataset.figure;
@@ -320,21 +325,34 @@
       const said = [];
       if (found.peak_bytes === null) said.push(this.said("memory_unknown", {}));
       else if (found.margin_bytes === null) said.push(this.said("fits_unknown", { peak: bytes(found.peak_bytes) }));
-      else said.push(this.said(found.margin_bytes >= 0 ? "fits" : "fits_not", {
-        peak: bytes(found.peak_bytes), limit: bytes(found.limit_bytes), batch: this.batchText(found, true),
+      else said.push(this.said(this.fits(what, found), {
+        peak: bytes(found.peak_bytes), limit: bytes(found.limit_bytes), batch: this.batchText(what, found, true),
       }));
       if (found.time_s === null) said.push(this.said("time_unknown", {}));
       else said.push(this.said("time_said", { time: write.seconds(found.time_s), mfu: write.percent(found.highest_mfu) }));
-      return said.join(" ");
+      return said.join(" ").replaceAll("。 ", "。");
     }
 
-    batchText(found, isShort) {
+    // Whether the step fits; where a GPU's allocator may take all that the tensors leave, only that they do.
+    fits(what, found) {
+      if (found.margin_bytes < 0) return "fits_not";
+      const isSure = what.isExact() || found.peak_bytes <= this.data.sure_fraction * found.limit_bytes;
+      return isSure ? "fits" : "fits_tensors";
+    }
+
+    style(what, found) {
+      if (!found || found.margin_bytes === null) return "warn";
+      return { fits: "good", fits_not: "bad", fits_tensors: "warn" }[this.fits(what, found)];
+    }
+
+    batchText(what, found, isShort) {
       if (found.largest_batch === null) return this.texts.na;
       const n = write.count(found.largest_batch), step = found.batch_step;
       if (found.largest_batch === 0 && step > 1) return this.said("batch_below", { step });
       if (found.largest_batch === 0) return isShort ? n : this.said("batch_none", {});
       if (2 * found.largest_batch > this.data.most_batch) return this.said("batch_more", { n });
-      return step > 1 ? this.said("batch_steps", { n, step }) : n;
+      const text = step > 1 ? this.said("batch_steps", { n, step }) : n;
+      return what.isExact() ? text : this.said("batch_at_most", { n: text });
     }
 
     // Each figure as text, or the reason why there is none.
@@ -352,7 +370,7 @@
         peak_bytes: of("peak_bytes", "memory", bytes),
         limit_bytes: found.limit_bytes === null ? ["", limitWhy] : [this.said("limit_value", { limit: bytes(found.limit_bytes), source: what.said.limit_source }), null],
         margin_bytes: found.margin_bytes === null ? ["", hasMargin === "memory" ? this.why(found, "memory") : limitWhy] : [bytes(found.margin_bytes), null],
-        largest_batch: of("largest_batch", "batch", () => this.batchText(found, false)),
+        largest_batch: of("largest_batch", "batch", () => this.batchText(what, found, false)),
         time_s: of("time_s", "time", write.seconds),
         tokens_per_s: of("tokens_per_s", "time", (n) => this.said("tokens_value", { n: write.count(n) })),
         highest_mfu: of("highest_mfu", "time", (n) => this.said("mfu_value", {
@@ -404,7 +422,7 @@
     }
   }
 
-  const LEFT = 62, RIGHT = 448, TOP = 12, BOTTOM = 200;
+  const LEFT = 84, RIGHT = 448, TOP = 12, BOTTOM = 200;
 
   function drawCurve(chart, { points, most, limit, own }) {
     const all = points.map((point) => point[1]).concat(limit === null ? [] : [limit]);
@@ -422,9 +440,10 @@
       add("line", { class: "grid", x1: LEFT, x2: RIGHT, y1: y(2 ** power), y2: y(2 ** power) });
       add("text", { x: LEFT - 6, y: y(2 ** power) + 4, "text-anchor": "end" }, bytes(2 ** power).replace(/\.0+ /, " "));
     }
-    const nPowers = Math.log2(most), step = Math.max(1, Math.ceil(nPowers / 8));
+    const nPowers = Math.log2(most), step = Math.max(1, Math.ceil(nPowers / 5));
     for (let power = 0; power <= nPowers; power += step) {
-      add("text", { x: x(2 ** power), y: BOTTOM + 18, "text-anchor": "middle" }, (2 ** power).toLocaleString("en-US"));
+      const place = power === nPowers ? "end" : "middle";
+      add("text", { x: x(2 ** power), y: BOTTOM + 20, "text-anchor": place }, (2 ** power).toLocaleString("en-US"));
     }
     if (limit !== null) add("line", { class: "limit", x1: LEFT, x2: RIGHT, y1: y(limit), y2: y(limit) });
     add("polyline", { class: "line", points: points.map(([batch, n]) => x(batch).toFixed(1) + "," + y(n).toFixed(1)).join(" ") });
