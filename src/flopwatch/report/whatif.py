@@ -24,7 +24,7 @@ from flopwatch.workload import DTYPE_BYTES, Workload
 _HERE: Final = "here"  # the machine that made the report, beside the numbers of the catalogue's cards
 _CUDA_KINDS: Final = ("cuda", "rocm")
 # A GPU's allocator takes up to 1.27 times the tensors of a training step (replays of gpt-small to gemma-2-2b on cards
-# of 40 and 80 GB): what takes no more than this share of the limit fits in any case.
+# of 40 and 80 GB): what takes no more than this share of the limit fits, as `fit` means it.
 _SURE_FRACTION: Final = 0.75
 _FIGURES: Final = (
     *("params", "model_flops", "again_flops", "flops_per_token", "peak_bytes", "limit_bytes", "margin_bytes"),

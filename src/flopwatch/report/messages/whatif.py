@@ -77,7 +77,7 @@ WHATIF: Final[dict[str, tuple[str, str]]] = {
         "张量放得下：{limit} 中用 {peak}，但分配器所需可能超过余量；最大批量 {batch}。",
     ),
     "whatif.fits_not": (
-        "Does not fit: {peak}, and {limit} are allowed; largest batch {batch}.",
+        "Does not fit: it takes {peak}, and {limit} are allowed; largest batch {batch}.",
         "放不下：需要 {peak}，上限 {limit}；最大批量 {batch}。",
     ),
     "whatif.fits_unknown": ("Needs {peak}.", "需要 {peak}。"),

@@ -422,11 +422,11 @@
     }
   }
 
-  const LEFT = 84, RIGHT = 448, TOP = 12, BOTTOM = 200;
+  const LEFT = 84, RIGHT = 420, TOP = 12, BOTTOM = 200;
 
   function drawCurve(chart, { points, most, limit, own }) {
     const all = points.map((point) => point[1]).concat(limit === null ? [] : [limit]);
-    const least = Math.log2(Math.min(...all)) - 0.15, highest = Math.log2(Math.max(...all)) + 0.15;
+    const least = Math.floor(Math.log2(Math.min(...all)) - 0.02), highest = Math.ceil(Math.log2(Math.max(...all)) + 0.02);
     const x = (batch) => LEFT + (RIGHT - LEFT) * Math.log2(batch) / Math.log2(most);
     const y = (n) => BOTTOM - (BOTTOM - TOP) * (Math.log2(n) - least) / (highest - least);
     function add(name, attributes, text) {
@@ -436,14 +436,13 @@
       chart.append(node);
     }
     const spread = highest - least, every = spread > 8 ? 3 : spread > 4 ? 2 : 1;
-    for (let power = Math.ceil(least); power <= highest; power += every) {
+    for (let power = least; power <= highest; power += every) {
       add("line", { class: "grid", x1: LEFT, x2: RIGHT, y1: y(2 ** power), y2: y(2 ** power) });
       add("text", { x: LEFT - 6, y: y(2 ** power) + 4, "text-anchor": "end" }, bytes(2 ** power).replace(/\.0+ /, " "));
     }
-    const nPowers = Math.log2(most), step = Math.max(1, Math.ceil(nPowers / 5));
+    const nPowers = Math.log2(most), step = Math.max(1, Math.ceil(nPowers / 4));
     for (let power = 0; power <= nPowers; power += step) {
-      const place = power === nPowers ? "end" : "middle";
-      add("text", { x: x(2 ** power), y: BOTTOM + 20, "text-anchor": place }, (2 ** power).toLocaleString("en-US"));
+      add("text", { x: x(2 ** power), y: BOTTOM + 20, "text-anchor": "middle" }, (2 ** power).toLocaleString("en-US"));
     }
     if (limit !== null) add("line", { class: "limit", x1: LEFT, x2: RIGHT, y1: y(limit), y2: y(limit) });
     add("polyline", { class: "line", points: points.map(([batch, n]) => x(batch).toFixed(1) + "," + y(n).toFixed(1)).join(" ") });
