@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +22,18 @@ if TYPE_CHECKING:
 DEFAULT_SEQ_LEN = 1024
 
 
-def resolve_spec(model: str | ModelSpec, changes: Mapping[str, str] | None = None) -> ModelSpec:
+def resolve_spec(model: str | os.PathLike[str] | ModelSpec, changes: Mapping[str, str] | None = None) -> ModelSpec:
     """The spec that a user means: itself, or what `load_spec` finds under that name."""
-    return model if isinstance(model, ModelSpec) else load_spec(model, changes)
+    if isinstance(model, ModelSpec):
+        return model
+    if isinstance(model, os.PathLike):
+        model = os.fspath(model)
+    if not isinstance(model, str):
+        raise InputError(
+            f"a {type(model).__name__} is no model with a closed form",
+            hint="give a ModelSpec, a name or a path; fw.trace(step) and fw.count(module) count an nn.Module",
+        )
+    return load_spec(model, changes)
 
 
 def default_seq_len(model: Model) -> int:

@@ -64,21 +64,37 @@ class Meter(meter.Meter):
             _check_numbers_alone(model, convention, recompute, uses_flash=uses_flash, hardware=hardware_flops_per_token)
             cost = cost_of_numbers(flops_per_token, seq_len=seq_len, **numbers)
         elif model is not None:
-            spec = resolve_spec(model)
             cost = cost_of_spec(
-                spec, seq_len=seq_len, convention=convention or DEFAULT, recompute=recompute, uses_flash=uses_flash
+                _spec_of(model),
+                seq_len=seq_len,
+                convention=convention or DEFAULT,
+                recompute=recompute,
+                uses_flash=uses_flash,
             )
         else:
+            if convention is not None or recompute != "none" or uses_flash:
+                text = f"convention={convention}, recompute={recompute}, uses_flash={uses_flash}"
+                raise InputError(f"{text} say how a model is counted, and there is none", hint="give a model")
             cost = unknown_cost("no model and no flops_per_token was given", seq_len=seq_len)
         super().__init__(
             cost=cost,
-            peak=find_peak(device, dtype=dtype, peak_flops_per_s=peak_flops_per_s),
+            peak=find_peak(str(device), dtype=dtype, peak_flops_per_s=peak_flops_per_s),
             ranks=find_ranks({**os.environ, **_group()}, n_devices=n_devices, ranks_per_replica=ranks_per_replica),
             window_steps=window_steps,
             warmup_steps=warmup_steps,
             clock=clock,
             exchange=all_ranks,
         )
+
+
+def _spec_of(model: object) -> ModelSpec:
+    """The spec of a model; one of the user's own has none, and its trace tells its FLOPs."""
+    if isinstance(model, str | ModelSpec | os.PathLike):
+        return resolve_spec(model)
+    raise InputError(
+        f"a {type(model).__name__} has no closed form",
+        hint="give Meter a name, a path or a ModelSpec, or flops_per_token=fw.trace(step).total / tokens and seq_len=",
+    )
 
 
 def _check_numbers_alone(

@@ -6,7 +6,7 @@ import contextlib
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import inf
 from typing import Final
 
@@ -64,7 +64,7 @@ class Meter:
         clock: Callable[[], float] = time.perf_counter,
         exchange: Exchange | None = None,
     ) -> None:
-        if window_steps < 1 or (warmup_steps is not None and warmup_steps < 0):
+        if not _is_count(window_steps, least=1) or not (warmup_steps is None or _is_count(warmup_steps, least=0)):
             raise InputError(
                 f"window_steps={window_steps}, warmup_steps={warmup_steps} are no numbers of steps",
                 hint="a window has at least one step, a warm-up none or more (None: until steady)",
@@ -77,6 +77,7 @@ class Meter:
         self._warmup_steps = warmup_steps
         self._clock = clock
         self._exchange = exchange
+        self._open_pause: str | None = None
         self._noted: set[str] = set()
         self._is_reason_told = False
         self._window: deque[Snapshot] = deque(maxlen=window_steps + 1)
@@ -91,7 +92,6 @@ class Meter:
         self._n_tokens = 0
         self._model_flops = self._hardware_flops = 0.0
         self._pending: Work | None = None
-        self._open_pause: str | None = None
         self._n_steady = 0
         self._fastest_s_per_token = inf
         self._is_warm = self._warmup_steps == 0
@@ -99,14 +99,14 @@ class Meter:
         self._window.append(_BEGIN)
         self._latest: dict[str, float] = {}
         self._last_s: float | None = None
-        self._mark = self._clock()
+        self._mark = self._pause_began_s = self._clock()  # an open pause goes on, and is one from here
 
     def add(
         self,
         *,
         tokens: int | None = None,
         sequences: int | None = None,
-        lengths: Sequence[int] | None = None,
+        lengths: Iterable[int] | None = None,
         padded_to: int | None = None,
     ) -> None:
         """Note the work of a micro-batch of this rank.
@@ -128,7 +128,7 @@ class Meter:
         *,
         tokens: int | None = None,
         sequences: int | None = None,
-        lengths: Sequence[int] | None = None,
+        lengths: Iterable[int] | None = None,
         padded_to: int | None = None,
     ) -> dict[str, float]:
         """End an optimizer step; its work is what was `add`ed and what is given here. The window's figures.
@@ -136,7 +136,7 @@ class Meter:
         A plain dict of `perf/...` scalars of this rank for any logger, empty while warming up.
         """
         now = self._clock()
-        if self._pending is None or tokens is not None or sequences is not None or lengths is not None:
+        if self._pending is None or any(given is not None for given in (tokens, sequences, lengths, padded_to)):
             self.add(tokens=tokens, sequences=sequences, lengths=lengths, padded_to=padded_to)
         work, self._pending = self._pending or (0, 0.0, 0.0), None
         if self._open_pause is not None:
@@ -164,13 +164,13 @@ class Meter:
         if self._open_pause is not None:
             yield
             return
-        began = self._clock()
+        self._pause_began_s = self._clock()
         self._open_pause = name
         try:
             yield
         finally:
             self._open_pause = None
-            paused_s = self._clock() - began
+            paused_s = self._clock() - self._pause_began_s
             self._mark += paused_s
             self._add_pause(name, paused_s)
 
@@ -320,3 +320,8 @@ class Meter:
             self._noted.add(kind)
             self.notes.append(text)
             warnings.warn(text, MeterWarning, stacklevel=4)
+
+
+def _is_count(value: object, *, least: int) -> bool:
+    """Whether it is a whole number from `least` on."""
+    return isinstance(value, int) and value >= least

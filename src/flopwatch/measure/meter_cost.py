@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from fractions import Fraction
 from math import isfinite
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Final
 
 from flopwatch.cost.convention import Convention, count_flops, find_convention, flops_per_token
@@ -27,21 +27,37 @@ class LengthFlops(dict[int, float]):
     """FLOPs of one sequence in a training step by its length T; each length is worked out once.
 
     Weights cost linearly and attention at most quadratically in T, so that a parabola holds them exactly: one up to
-    the attention window and one beyond it (`last_short`), where the windowed layers only grow linearly.
+    the attention window and one beyond it (`last_short`), where the windowed layers only grow linearly. Nothing is
+    longer than the model's context, `longest`.
     """
 
-    def __init__(self, short: Parabola, long: Parabola | None = None, *, last_short: int | None = None) -> None:
+    def __init__(
+        self,
+        short: Parabola,
+        long: Parabola | None = None,
+        *,
+        last_short: int | None = None,
+        longest: int | None = None,
+    ) -> None:
         super().__init__()
         self._short = short
         self._long = long
         self._last_short = last_short
+        self._longest = longest
 
     def __missing__(self, length: int) -> float:
         if not isinstance(length, Integral) or length < 1:
-            raise InputError(f"{_shown(length)} is no length of a sequence", hint=_HOST_HINT)
+            hint = "leave out rows without tokens" if isinstance(length, Integral) else _HOST_HINT
+            raise InputError(f"{_shown(length)} is no length of a sequence", hint=hint)
+        length = int(length)
+        if self._longest is not None and length > self._longest:
+            raise InputError(
+                f"a sequence of {length} tokens is longer than the model's context, {self._longest}",
+                hint="give the lengths of single sequences, or a spec with a larger max_seq_len",
+            )
         is_long = self._last_short is not None and length > self._last_short
         c0, c1, c2 = self._long if is_long and self._long is not None else self._short
-        flops = self[int(length)] = c0 + c1 * length + c2 * length * length
+        flops = self[length] = c0 + c1 * length + c2 * length * length
         return flops
 
 
@@ -99,8 +115,8 @@ def cost_of_spec(
         return flops
 
     last_short = spec.window if spec.n_windowed_layers else None
-    model = _by_length(model_flops, last_short)
-    hardware = _by_length(hardware_flops, last_short)
+    model = _by_length(model_flops, last_short, longest=spec.max_seq_len)
+    hardware = _by_length(hardware_flops, last_short, longest=spec.max_seq_len)
     return StepCost(
         source=f"{spec.name}, convention {rule.name}",
         seq_len=seq_len,
@@ -125,8 +141,9 @@ def cost_of_numbers(
     """
     hardware = flops_per_token if hardware_flops_per_token is None else hardware_flops_per_token
     for name, value in (("flops_per_token", flops_per_token), ("hardware_flops_per_token", hardware)):
-        if not (isfinite(value) and value > 0):
-            raise InputError(f"{name}={value} is not above zero", hint="give the FLOPs of a training step for a token")
+        if not (is_number(value) and isfinite(value) and value > 0):
+            hint = "give the FLOPs of a training step for a token, a number"
+            raise InputError(f"{name}={value} is not above zero", hint=hint)
     if hardware < flops_per_token:
         raise InputError(
             f"hardware_flops_per_token={hardware:g} is below flops_per_token={flops_per_token:g}",
@@ -134,6 +151,7 @@ def cost_of_numbers(
         )
     if seq_len is not None:
         _check_whole("seq_len", seq_len)
+    flops_per_token, hardware = float(flops_per_token), float(hardware)
     source = "FLOPs a token as given"
     by_length: list[LengthFlops | None] = [None, None]
     if attention_flops_per_pair is not None:
@@ -155,6 +173,11 @@ def whole(name: str, value: object) -> int:
     return int(value)
 
 
+def is_number(value: object) -> bool:
+    """Whether it is a real number on the host: no bool, no text, no tensor."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
 def _shown(value: object) -> str:
     """A value for a message; of anything but a number only its type, so that no device is asked."""
     return str(value) if isinstance(value, int | float | Integral) else type(value).__name__
@@ -171,6 +194,8 @@ def _split(flops_per_token: float, attention_flops_per_pair: float, seq_len: int
             "attention_flops_per_pair without seq_len cannot be split from flops_per_token",
             hint="give the seq_len that flops_per_token was counted at",
         )
+    if not is_number(attention_flops_per_pair):
+        raise InputError(f"attention_flops_per_pair={attention_flops_per_pair} is no number", hint="give FLOPs")
     linear = flops_per_token - attention_flops_per_pair * seq_len
     if not (attention_flops_per_pair >= 0 and linear >= 0):
         raise InputError(
@@ -178,20 +203,20 @@ def _split(flops_per_token: float, attention_flops_per_pair: float, seq_len: int
             f" flops_per_token={flops_per_token:g}",
             hint="it is the attention's share of them for one query and one key, over all layers",
         )
-    return LengthFlops((0.0, linear, attention_flops_per_pair))
+    return LengthFlops((0.0, linear, float(attention_flops_per_pair)))
 
 
-def _by_length(flops_of: Callable[[int], Fraction], last_short: int | None) -> LengthFlops:
+def _by_length(flops_of: Callable[[int], Fraction], last_short: int | None, *, longest: int) -> LengthFlops:
     """The parabolas of an exact function that is one up to `last_short` and another beyond it."""
     if last_short is None:
-        return LengthFlops(_parabola(flops_of, (1, 2, 3)))
+        return LengthFlops(_parabola(flops_of, (1, 2, 3)), longest=longest)
     long = _parabola(flops_of, (last_short + 1, last_short + 2, last_short + 3))
     middle = max(1, last_short // 2)
     if last_short < 3:  # too few lengths for three points: through them and through 0
         short = _parabola(flops_of, (0, 1, last_short)) if last_short == 2 else (0.0, float(flops_of(1)), 0.0)
     else:
         short = _parabola(flops_of, (1, max(2, middle), last_short))
-    return LengthFlops(short, long, last_short=last_short)
+    return LengthFlops(short, long, last_short=last_short, longest=longest)
 
 
 def _parabola(flops_of: Callable[[int], Fraction], lengths: tuple[int, int, int]) -> Parabola:

@@ -10,6 +10,7 @@ from flopwatch.device.catalog import load_device
 from flopwatch.device.detect import detect
 from flopwatch.device.device import DTYPES, Device
 from flopwatch.errors import InputError
+from flopwatch.measure.meter_cost import is_number
 
 _MACHINE_WORDS: Final = ("auto", "cpu", "cuda", "rocm", "xpu", "mps")
 _LEAST_FLOPS_PER_S: Final = 1e8  # below it the figure is in GFLOP/s or TFLOP/s
@@ -56,7 +57,7 @@ def _published(device: Device, dtype: str) -> MeterPeak:
 
 
 def _checked(peak_flops_per_s: float) -> float:
-    if not (isfinite(peak_flops_per_s) and peak_flops_per_s > 0):
+    if not (is_number(peak_flops_per_s) and isfinite(peak_flops_per_s) and peak_flops_per_s > 0):
         raise InputError(f"peak_flops_per_s={peak_flops_per_s} is not above zero", hint="give the peak of one device")
     if peak_flops_per_s < _LEAST_FLOPS_PER_S:
         raise InputError(

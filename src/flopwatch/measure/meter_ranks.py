@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 import msgspec
 
 from flopwatch.errors import InputError
+
+_MOST_DIGITS: Final = 9  # more ranks than there are devices
 
 
 class Ranks(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,12 +28,12 @@ def find_ranks(environment: Mapping[str, str], *, n_devices: int | None = None, 
     if rank >= world_size:
         raise InputError(f"RANK={rank} is not below WORLD_SIZE={world_size}", hint="torchrun sets both")
     n_devices = world_size if n_devices is None else n_devices
-    if n_devices < 1 or n_devices % world_size:
+    if not isinstance(n_devices, int) or n_devices < 1 or n_devices % world_size:
         raise InputError(
             f"n_devices={n_devices} is no multiple of WORLD_SIZE={world_size}",
             hint="it counts the devices of all ranks together",
         )
-    if ranks_per_replica < 1 or world_size % ranks_per_replica:
+    if not isinstance(ranks_per_replica, int) or ranks_per_replica < 1 or world_size % ranks_per_replica:
         raise InputError(
             f"ranks_per_replica={ranks_per_replica} does not divide WORLD_SIZE={world_size}",
             hint="it is tensor x pipeline x context parallel size: the ranks that work on the same tokens",
@@ -47,8 +50,10 @@ def _number(environment: Mapping[str, str], name: str, *, default: int, least: i
     text = environment.get(name, "")
     if not text:
         return default
-    if not text.isdecimal() or int(text) < least:
-        raise InputError(f"{name}={text!r} is not a whole number from {least} on", hint="torchrun sets it")
+    if not text.isdecimal() or len(text) > _MOST_DIGITS or int(text) < least:
+        raise InputError(
+            f"{name}={text[: _MOST_DIGITS + 1]!r} is not a whole number from {least} on", hint="torchrun sets it"
+        )
     return int(text)
 
 

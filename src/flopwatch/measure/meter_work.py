@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from flopwatch.errors import InputError
 from flopwatch.measure.meter_cost import LengthFlops, StepCost, whole
@@ -16,14 +16,14 @@ def count_work(
     *,
     tokens: int | None = None,
     sequences: int | None = None,
-    lengths: Sequence[int] | None = None,
+    lengths: Iterable[int] | None = None,
     padded_to: int | None = None,
 ) -> Work:
     """The work of a micro-batch; `Meter.add` says what the arguments mean and what is refused."""
     if lengths is not None:
         if tokens is not None or sequences is not None:
             raise InputError("lengths say what tokens and sequences say", hint="give one of them")
-        return _of_lengths(cost, lengths, padded_to)
+        return _of_lengths(cost, _listed(lengths), padded_to)
     if padded_to is not None:
         raise InputError(f"padded_to={padded_to} without lengths hides the padding", hint="give lengths too")
     if tokens is not None and tokens.__class__ is not int:
@@ -61,12 +61,24 @@ def _of_sequences(cost: StepCost, tokens: int | None, sequences: int) -> Work:
     return tokens, sequences * model[length], sequences * hardware[length]
 
 
+def _listed(lengths: Iterable[int]) -> Sequence[int]:
+    """The lengths as something that can be gone through more than once, which a generator cannot."""
+    if isinstance(lengths, list | tuple):
+        return lengths
+    if isinstance(lengths, str | Mapping) or not isinstance(lengths, Iterable):
+        raise InputError(f"lengths of type {type(lengths).__name__} are no list of lengths", hint="give lengths=[...]")
+    return list(lengths)
+
+
 def _of_lengths(cost: StepCost, lengths: Sequence[int], padded_to: int | None) -> Work:
     if cost.reason is not None:
         return sum(whole("a length", length) for length in lengths), 0.0, 0.0
     model, hardware = _tables(cost)
-    model_flops = sum(map(model.__getitem__, lengths))
-    tokens = int(sum(lengths))
+    try:
+        model_flops = sum(map(model.__getitem__, lengths))
+    except TypeError as error:  # a list or an array in place of a number cannot be looked up
+        raise InputError("lengths of rows within lengths are no numbers", hint="give one flat list") from error
+    tokens = sum(map(int, lengths))  # a sum of NumPy's small integers would overflow
     if padded_to is None:
         return tokens, model_flops, sum(map(hardware.__getitem__, lengths))
     longest = max(lengths, default=0)
