@@ -192,6 +192,8 @@ def _predict_own(own: OwnModel, request: FitRequest, global_batch: int | None) -
 
 
 def _with_facts(result: FitResult, known: OwnWork) -> FitResult:
-    """The result with what its batch is made of, and the reason why nothing was predicted, where that is so."""
-    facts = {"unit": known.unit} | ({"no_prediction": known.no_prediction} if known.no_prediction else {})
+    """The result with what its batch is made of, what its prediction leaves out, and why there is none, where so."""
+    facts: dict[str, object] = {"unit": known.unit}
+    facts |= {"no_prediction": known.no_prediction} if known.no_prediction else {}
+    facts |= {"notes": known.notes} if known.notes else {}
     return msgspec.structs.replace(result, details={**result.details, **facts})

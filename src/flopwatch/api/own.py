@@ -160,12 +160,21 @@ def _ask(
     series.watch(Progress(label=f"{own.name}: tracing your code"))
     request = ProbeRequest(
         job=f"{_JOBS}:{job}",
-        arguments={**probe_arguments(own), "workload": workload.to_dict(), **asked},
+        arguments={**probe_arguments(own), "workload": workload.to_dict(), "is_inside": True, **asked},
         limit_bytes=limit_bytes,
         timeout_s=timeout_s,
         import_from=import_from(own),
     )
-    return answer_of(series.ask(request), what=f"running {own.name} without data")
+    outcome = series.ask(request)
+    if outcome.outcome == "crashed" and _is_death(outcome.failure or ""):  # an operator that does not bear to run alone
+        arguments = {**request.arguments, "is_inside": False}
+        outcome = series.ask(msgspec.structs.replace(request, arguments=arguments))
+    return answer_of(outcome, what=f"running {own.name} without data")
+
+
+def _is_death(failure: str) -> bool:
+    """Whether a child ended in the middle, without an exception."""
+    return failure == "no-answer" or failure.startswith("SIG")
 
 
 def settle(

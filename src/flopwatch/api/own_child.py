@@ -14,6 +14,7 @@ import msgspec
 import torch
 
 from flopwatch.api.memory import memory_result
+from flopwatch.api.own_hidden import MeasuredTensors
 from flopwatch.cost.eager.tape import Tape
 from flopwatch.cost.memory import MemoryEstimate
 from flopwatch.errors import FlopwatchError, InputError
@@ -27,11 +28,16 @@ from flopwatch.trace.result import Trace
 from flopwatch.trace.timeline import tape_of
 from flopwatch.workload import Workload
 
-_CONVOLVES: Final = (
-    "kernels of a convolution may copy their inputs into a layout of their own, as on a CPU, which no run without data"
-    " sees: the predicted memory is too low by that"
-)
+_INSIDE: Final = "what kernels allocate inside is measured: each distinct call run once, alone, on this machine"
+_NO_LINES: Final = "what kernels allocate inside is no line in the batch, and is not in the predicted memory"
 _CHECKED: Final = 7  # a batch beside those that the lines go through
+# What kernels take inside is no exact line, and at the smallest batches another algorithm's.
+_INSIDE_RUNS: Final = (8, 12)
+_INSIDE_CHECKED: Final = 16
+_NEAR_SHARE: Final = 0.005
+
+_Inside = Callable[[], contextlib.AbstractContextManager[object]]
+"""What a trace is run in, to see what operators allocate inside."""
 
 
 class _NotWithoutDataError(FlopwatchError):
@@ -58,10 +64,14 @@ def own_work(arguments: dict[str, Any]) -> dict[str, Any]:
         "dtype": work.dtype,
         "n_params": sum(parameter.numel() for parameter in source.module.parameters()),
     }
+    memory = _Memory(own, work, is_inside=arguments["is_inside"])
     if arguments["wanted"] == "work":
-        return facts | _flops(own, work) | _without_failing(lambda: _peak(own, work))
+        flops = _flops(own, work)
+        peak = _without_failing(memory.parts)
+        return facts | flops | peak | {"notes": [*flops["notes"], *memory.notes]}
     if arguments["wanted"] == "lines" and facts["takes_batch"]:
-        return facts | _without_failing(lambda: _lines(own, work))
+        lines = _without_failing(memory.lines)
+        return facts | lines | {"notes": list(memory.notes)}
     return facts
 
 
@@ -75,12 +85,8 @@ def _flops(own: OwnModel, workload: Workload) -> dict[str, Any]:
         "model_flops": {dtype: row.model_flops for dtype, row in by_dtype.items()},
         "hardware_flops": {dtype: row.hardware_flops - row.optimizer for dtype, row in by_dtype.items()},
         "uncounted": [msgspec.to_builtins(entry) for entry in made.uncounted],
-        "notes": [*made.notes, *([_CONVOLVES] if _convolves(made) else [])],
+        "notes": list(made.notes),
     }
-
-
-def _convolves(made: Trace) -> bool:
-    return any("convolution" in op for op in made.by_operator())
 
 
 def _first_source(own: OwnModel, workload: Workload) -> Source:
@@ -131,7 +137,7 @@ def _settled(source: Source, asked: Workload, *, keep_dtype: bool) -> Workload:
 
 
 def _traced(
-    own: OwnModel, workload: Workload, *, n_steps: int, kinds: Sequence[str], memory_events: bool = False
+    own: OwnModel, workload: Workload, *, n_steps: int, kinds: Sequence[str], inside: _Inside | None = None
 ) -> tuple[Trace, LossKind | None]:
     """The trace of `n_steps` steps on the cheapest tensors that it runs on, and which loss was taken.
 
@@ -140,7 +146,7 @@ def _traced(
     failed: Exception | None = None
     for source, kind in _attempts(own, workload, kinds):
         try:
-            return _trace(source, workload, kind, n_steps=n_steps, memory_events=memory_events)
+            return _trace(source, workload, kind, n_steps=n_steps, inside=inside)
         except Exception as error:  # noqa: BLE001 - the user's code: it is raised when nothing else is left to try
             failed = error
     assert failed is not None
@@ -157,18 +163,18 @@ def _attempts(own: OwnModel, workload: Workload, kinds: Sequence[str]) -> Iterat
 
 
 def _trace(
-    source: Source, workload: Workload, kind: str, *, n_steps: int, memory_events: bool
+    source: Source, workload: Workload, kind: str, *, n_steps: int, inside: _Inside | None
 ) -> tuple[Trace, LossKind | None]:
     with stand_ins(source.module, kind) as convert:
         args, kwargs = convert((tuple(source.args), dict(source.kwargs)))
         step = OwnStep(dataclasses.replace(source, args=args, kwargs=kwargs), workload)
 
         def steps() -> None:
-            with HiddenTensors() if memory_events else contextlib.nullcontext():  # type: ignore[no-untyped-call]
+            with contextlib.nullcontext() if inside is None else inside():
                 for _ in range(n_steps):
                     step()
 
-        made = trace(steps, model=source.module, attention=workload.attention, memory_events=memory_events)
+        made = trace(steps, model=source.module, attention=workload.attention, memory_events=inside is not None)
     return made, step.loss_kind
 
 
@@ -183,21 +189,56 @@ def _without_failing(predict: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         return {"no_prediction": f"its step does not run without data ({lines[0][:200]})"}
 
 
-def _peak(own: OwnModel, workload: Workload) -> dict[str, Any]:
-    """The parts of the peak at this batch."""
-    parts = _tape(own, workload).peak().parts
-    return {"predicted_parts": {name: n_bytes for name, n_bytes in parts.items() if n_bytes}}
+class _Memory:
+    """The allocations of a step, and what is to be said of them (`notes`).
 
+    With `is_inside` they have what operators allocate inside, too, for which each of them is run once.
+    """
 
-def _lines(own: OwnModel, workload: Workload) -> dict[str, Any]:
-    """The peak at batch 1, and the lines whose highest is the peak at any other."""
-    any_batch = AnyBatch(lambda batch: _tape(own, msgspec.structs.replace(workload, batch=batch)))
-    any_batch.check(_CHECKED)
-    return {"first_peak_bytes": any_batch.peak_bytes(1), "peak_lines": peak_lines(any_batch)}
+    def __init__(self, own: OwnModel, workload: Workload, *, is_inside: bool) -> None:
+        self._own = own
+        self._workload = workload
+        self._is_inside = is_inside
+        self.notes: dict[str, None] = {}
 
+    def tape(self, batch: int | None = None) -> Tape:
+        """Every allocation and release of the steps that show the peak, at this batch or another."""
+        work = self._workload if batch is None else msgspec.structs.replace(self._workload, batch=batch)
+        measured = MeasuredTensors()
+        made, _ = _traced(
+            self._own,
+            work,
+            n_steps=n_steps_of(work),
+            kinds=("fake",),
+            inside=measured.inside if self._is_inside else HiddenTensors,
+        )
+        said = measured.notes() if self._is_inside else made.notes
+        self.notes |= dict.fromkeys(said)
+        tape = tape_of(made)
+        if self._is_inside:
+            measured.name_makers(tape)
+        return tape
 
-def _tape(own: OwnModel, workload: Workload) -> Tape:
-    return tape_of(_traced(own, workload, n_steps=n_steps_of(workload), kinds=("fake",), memory_events=True)[0])
+    def parts(self) -> dict[str, Any]:
+        """The parts of the peak at this batch."""
+        parts = self.tape().peak().parts
+        return {"predicted_parts": {name: n_bytes for name, n_bytes in parts.items() if n_bytes}}
+
+    def lines(self) -> dict[str, Any]:
+        """The peak at batch 1, and the lines whose highest is the peak at any other."""
+        if self._is_inside:
+            with contextlib.suppress(BatchDependentError):
+                any_batch = AnyBatch(self.tape, runs=_INSIDE_RUNS)
+                any_batch.check(_INSIDE_CHECKED, share=_NEAR_SHARE)
+                return self._lines(any_batch)
+            self._is_inside = False
+            self.notes = {_NO_LINES: None}
+        any_batch = AnyBatch(self.tape)
+        any_batch.check(_CHECKED)
+        return self._lines(any_batch)
+
+    def _lines(self, any_batch: AnyBatch) -> dict[str, Any]:
+        return {"first_peak_bytes": any_batch.peak_bytes(1), "peak_lines": peak_lines(any_batch)}
 
 
 def own_memory(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -209,17 +250,20 @@ def own_memory(arguments: dict[str, Any]) -> dict[str, Any]:
     asked = msgspec.convert(arguments["workload"], Workload)
     find_factory(own.factory)
     work = _settled(_first_source(own, asked), asked, keep_dtype=arguments["keep_dtype"])
+    memory = _Memory(own, work, is_inside=arguments["is_inside"])
     try:
-        tape = _tape(own, work)
+        tape = memory.tape()
     except TraceError as error:
         raise FlopwatchError(error.message, hint="`flopwatch fit` and `bench` measure what it takes") from error
     peak = tape.peak()
     assumptions = (
         f"{n_steps_of(work)} steps of your own code traced on tensors without data, operators as a CPU runs them",
         "gradients that meet are added into a new tensor, as a dispatch mode sees them (a real run adds in place)",
+        *([_INSIDE] if arguments["is_inside"] else []),
     )
     estimate = MemoryEstimate(peak_bytes=peak.n_bytes, parts=peak.parts, assumptions=assumptions, peak=peak)
     found: dict[str, Any] = memory_result(own.name, work, estimate, tape, source="trace").to_dict()
+    found["details"]["notes"] = list(memory.notes)
     return found
 
 

@@ -111,7 +111,9 @@ def fit(
             )
             for spec, work in zip(specs, works, strict=True)
         ]
-        record = made.finish(make_record("fit", environment=where, request=asked, results=results))
+        record = made.finish(
+            make_record("fit", environment=where, request=asked, results=results, warnings=_notes(results))
+        )
     _end(record, results, output)
 
 
@@ -151,7 +153,13 @@ def _predict(
     ]
     names = [spec.name for spec in specs]
     asked: dict[str, Any] = request(models=names, limit_bytes=wanted.limit_bytes, device=step.device)
-    _end(make_record("fit", environment=environment(), request=asked, results=results), results, output)
+    record = make_record("fit", environment=environment(), request=asked, results=results, warnings=_notes(results))
+    _end(record, results, output)
+
+
+def _notes(results: list[FitResult]) -> list[str]:
+    """What the predictions leave out."""
+    return [note for result in results for note in result.details.get("notes", ())]
 
 
 def _grid(max_batch: int | None, multiple_of: int, *, power_of_two: bool) -> Grid:

@@ -148,7 +148,8 @@ def memory(
         work = step.workload(default_seq_len(spec))
         results.append(memory_of(spec, work, device=device, limit_bytes=limit, trace=trace, tuning=tuning))
     asked = request(models=[model, *models], device=device, limit_bytes=limit, trace=trace)
-    emit(make_record("memory", environment=environment(), request=asked, results=results), output)
+    notes = [note for result in results for note in result.details.get("notes", ())]
+    emit(make_record("memory", environment=environment(), request=asked, results=results, warnings=notes), output)
     for result in results:
         _check_fits(result)
 

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 
 
 class TensorPeak:
-    """Filled when its block has ended: `peak_bytes`, the most bytes that lived at once in tensors and temporaries."""
+    """Filled when its block has ended: the most bytes that lived at once in tensors and temporaries, and those left."""
 
     peak_bytes: int | None = None
+    left_bytes: int | None = None
 
 
 @contextlib.contextmanager
@@ -33,3 +34,4 @@ def tensor_peak() -> Iterator[TensorPeak]:
             live_bytes += event.nbytes()
             peak_bytes = max(peak_bytes, live_bytes)
     counted.peak_bytes = peak_bytes
+    counted.left_bytes = live_bytes

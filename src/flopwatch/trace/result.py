@@ -15,6 +15,7 @@ from flopwatch.record import Uncounted
 from flopwatch.tally import Tally
 from flopwatch.trace.attention import AttentionCall
 from flopwatch.trace.attribution import FORWARD
+from flopwatch.trace.hidden import hidden_note
 from flopwatch.trace.modules import ModuleNames
 from flopwatch.trace.recorder import Row
 from flopwatch.trace.storages import StorageLog
@@ -47,7 +48,8 @@ class Trace:
 
     `total` is what MFU counts, `hardware_total` what HFU counts. With DTensors all counts are this rank's own, and
     `sharded_flops` has the same operators at their global sizes, by phase. `memory` holds the births and deaths of
-    storages (None when they were not asked for). `notes` say where a count rests on an assumption.
+    storages (None when they were not asked for). `notes` say where a count rests on an assumption, and which
+    operators take memory that its events do not show.
     """
 
     def __init__(
@@ -61,7 +63,8 @@ class Trace:
     ) -> None:
         self.rows = rows
         self.memory = memory
-        self.notes = tuple(notes)
+        hidden = None if memory is None else hidden_note(cost.op for cost, _, _ in rows)
+        self.notes = (*notes, *(() if hidden is None else (hidden,)))
         self.sharded_flops = sharded_flops
         self._names = names
 

@@ -160,9 +160,24 @@ _FOUND: Final[tuple[tuple[str, str], ...]] = (
         "反向从输出之和开始：要用自己的损失，请让模型的输出带有 `.loss`",
     ),
     (
-        "kernels of a convolution may copy their inputs into a layout of their own, as on a CPU, which no run without"
-        " data sees: the predicted memory is too low by that",
-        "卷积内核可能把输入复制成自己的布局（如在 CPU 上），不带数据的运行看不到：预测的内存因此偏低",
+        "{names}: what their kernels allocate inside is not known: the predicted memory is too low by that",
+        "{names}：内核内部分配多少内存未知：预测的内存因此偏低",
+    ),
+    (
+        "{names}: they run another way on tensors without data: the predicted memory may be too high",
+        "{names}：在不带数据的张量上以另一种方式运行：预测的内存可能偏高",
+    ),
+    (
+        "{names}: kernels that allocate memory inside, which memory events do not show: the peak is too low by that",
+        "{names}：内核在内部分配内存，内存事件看不到：峰值因此偏低",
+    ),
+    (
+        "what kernels allocate inside is no line in the batch, and is not in the predicted memory",
+        "内核内部分配的内存与批量不成线性关系，未计入预测的内存",
+    ),
+    (
+        "what kernels allocate inside is measured: each distinct call run once, alone, on this machine",
+        "内核内部分配的内存为实测：每种调用在本机单独运行一次",
     ),
     ("no matmul was counted in the step", "这一步里没有统计到矩阵乘法"),
     (
