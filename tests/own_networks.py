@@ -140,6 +140,20 @@ class _Bags(nn.Module):
         return self.head(self.tables(ids))
 
 
+def _rows(values):
+    return torch.zeros(2 * len(values), dtype=torch.int64, device=values.device)
+
+
+def choices(batch):
+    chosen = (
+        lambda v: v[_rows(v)],
+        lambda v: v.index_select(0, _rows(v)),
+        lambda v: v.topk(31)[0] + v.cummax(1)[0][:, :31],
+    )
+    layers = [part for function in chosen for part in (_Applied(function), nn.Linear(64, 64))]
+    return nn.Sequential(*layers[:-1], nn.Linear(31, 7)), (torch.randn(batch, 64),)
+
+
 def bags(batch):
     return _Bags(), (torch.zeros(batch, 20, dtype=torch.int64),)
 
@@ -185,7 +199,7 @@ def inferred(batch):
 NETWORKS = {
     one.__name__: one
     for one in (
-        cnn, lstm, bilstm, gru, vit, unet, autoencoder, graph, mixer, mixer_bf16, signals, inferred,
+        cnn, lstm, bilstm, gru, vit, unet, autoencoder, graph, mixer, mixer_bf16, signals, choices, inferred,
         bags, cumprods, own_operator,
     )
 }  # fmt: skip

@@ -29,18 +29,17 @@ UNKNOWN = {  # network -> the operators that are said, and the side on which the
 }
 
 
-def arguments_of(name, *, phase, **more):
+def arguments_of(name, *, phase, n_accumulate=1, **more):
     own = OwnModel(factory=f"own_networks:{name}", folder=".")
-    work = Workload(batch=BATCH, seq_len=23, phase=phase)
+    work = Workload(batch=BATCH, seq_len=23, phase=phase, n_accumulate=n_accumulate)
     return {"own": own.to_dict(), "workload": work.to_dict(), "keep_dtype": True, "is_inside": True, **more}
 
 
-def real_peak(name, found):
+def real_peak(name, found, **more):
     """By the memory events of torch's profiler, of the network and two steps."""
     own = OwnModel(factory=f"own_networks:{name}", folder=".")
-    work = Workload(
-        batch=found["batch"], seq_len=found["seq_len"], phase=found["phase"], dtype=found["details"]["dtype"]
-    )
+    fields = {key: found[key] for key in ("batch", "seq_len", "phase")}
+    work = Workload(**fields, dtype=found["details"]["dtype"], **more)
     with tensor_peak() as counted:
         step = build_own_step(own, work)
         step()
@@ -59,6 +58,13 @@ def test_the_predicted_peak_of_any_kind_of_network_is_the_real_one(name, phase):
     found = own_memory(arguments_of(name, phase=phase))
     assert found["details"]["notes"] == []
     assert found["peak_bytes"] == pytest.approx(real_peak(name, found), rel=0.001, abs=4096)
+
+
+@pytest.mark.parametrize("name", ["graph", "choices"])
+def test_a_backward_that_torch_writes_in_place_is_predicted_so(name):
+    """Indexing, index_select, topk: tensors that are not plain would get a second tensor for each gradient."""
+    found = own_memory(arguments_of(name, phase="train", n_accumulate=3))
+    assert found["peak_bytes"] == pytest.approx(real_peak(name, found, n_accumulate=3), rel=0.001, abs=1024)
 
 
 @pytest.mark.parametrize("name", UNKNOWN)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
@@ -31,12 +32,15 @@ _LIBRARIES: Final = frozenset({"aten", "torchvision"})
 # What they allocate depends on the values of their indices.
 _BY_VALUES: Final = frozenset({"_embedding_bag", "_embedding_bag_forward_only", "_embedding_bag_backward"})
 _NOTHING_INSIDE: Final = ("_foreach_", "_fused_", "new_", "empty", "zeros", "ones", "full", "rand", "detach", "alias")
-# torch writes these backward passes in place, and in another way for tensors that are not plain: (node, operator seen).
+# torch's own backward passes write into zeros that they have made, but not where a tensor is not plain.
 _EMPTY: Final = _aten.empty.memory_format
 _IN_PLACE: Final = {
-    ("GatherBackward0", _aten.scatter_add.default): _aten.scatter_add_.default,
-    ("IndexSelectBackward0", _aten.index_add.default): _aten.index_add_.default,
+    _aten.scatter.src: _aten.scatter_.src,
+    _aten.scatter_add.default: _aten.scatter_add_.default,
+    _aten.index_add.default: _aten.index_add_.default,
+    _aten.index_put.default: _aten.index_put_.default,
 }
+_OWN_NODE: Final = re.compile(r"\w+Backward\d+")  # a function of the user's has no number
 # torch makes the vectors, too, where a tensor is not plain.
 _WITHOUT_GRADIENTS: Final = frozenset({"aten._linalg_svd", "aten._linalg_eigh"})
 _ROUNDING_BYTES: Final = 4096
@@ -99,7 +103,8 @@ class MeasuredTensors(TorchDispatchMode):
         del types
         kwargs = kwargs or {}
         node = _node_name()
-        func = _IN_PLACE.get((node, func), func)
+        if _OWN_NODE.fullmatch(node):
+            func = _IN_PLACE.get(func, func)
         if node in _OTHER_BACKWARDS:
             self.other_ways[_OTHER_BACKWARDS[node]] = None
         if _is_composite(func):  # in inference mode they come here whole
