@@ -92,8 +92,8 @@ def test_a_change_within_what_the_machine_does_alone_is_no_change():
 class Hardware:
     """bf16 takes half the time, torch.compile does not work, and `n_good` runs are all that it lives for."""
 
-    def __init__(self, n_good=1000, slow_down=1.0):
-        self.n_good, self.n_ran, self.slow_down = n_good, 0, slow_down
+    def __init__(self, n_good=1000, slow_down=1.0, busy_dtype=None):
+        self.n_good, self.n_ran, self.slow_down, self.busy_dtype = n_good, 0, slow_down, busy_dtype
 
     def __call__(self, request, *, on_progress=None):
         self.n_ran += 1
@@ -109,7 +109,9 @@ class Hardware:
             * (0.5 if work.dtype == "bf16" and work.precision == "pure" else 1.0)
         )
         summary = {"samples_s": [step_s] * 5, "n_steps": 1, "n_warmup": 3, "is_steady": True}
-        return ProbeOutcome(outcome="ok", result={**summary, "tensor_peak_bytes": 9, "others_cores": None}, wall_s=1.0)
+        others = 64.0 if work.dtype == self.busy_dtype else None
+        summary |= {"tensor_peak_bytes": 9, "others_cores": others}
+        return ProbeOutcome(outcome="ok", result=summary, wall_s=1.0, n_threads=64)
 
 
 @pytest.fixture
@@ -157,6 +159,17 @@ def test_a_base_that_moved_by_itself_is_a_note_and_nothing_that_pays(benches):
     assert rows["base", "again"].pays is None
     assert rows["dtype", "bf16"].interval_fraction == pytest.approx([2.0 - 1.03, 2.0 * 1.25 - 0.97])
     assert any("the base itself changed by -20.0 %" in note for note in found.details["notes"])
+
+
+def test_nothing_is_concluded_of_a_choice_whose_cores_others_used(benches):
+    """bf16 seems to double tokens/s, but the time is not that of the step: the row says so, and the table with it."""
+    found = explore(SPEC, WORK, benches(Hardware(busy_dtype="bf16")))
+    rows = {(row.choice, row.value): row for row in found.choices}
+    assert rows["dtype", "bf16"].pays is None
+    assert rows["dtype", "bf16"].disturbed.startswith("other processes kept 64.0 of")
+    assert rows["optimizer", "adamw fused"].disturbed is None
+    drawn = explore(SPEC, msgspec.structs.replace(WORK, dtype="bf16"), benches(Hardware(busy_dtype="bf16")))
+    assert {row.pays for row in drawn.choices} == {None}  # the base itself was disturbed, both times
 
 
 def test_an_exploration_that_was_killed_half_way_goes_on_where_it_was(benches):

@@ -41,7 +41,8 @@ def explore(spec: Model, workload: Workload, benches: BenchSeries, *, compiled: 
         else:
             rows.append(choice_row(choice, seen, base=base, base_tokens=workload.n_tokens))
     details = result.details
-    if moved.pays is not None:
+    low, high = moved.interval_fraction or (0.0, 0.0)
+    if not low <= 0 <= high:
         note = (
             f"the base itself changed by {100 * (moved.change_fraction or 0):+.1f} % from its first run to its last:"
             " the machine is not quiet, and the intervals of the choices are as wide"

@@ -52,7 +52,8 @@ def choice_row(
 ) -> ChoiceRow:
     """The choice's tokens/s over the base's. The base's interval spans all the times that it was measured.
 
-    As in `compare`, what differs from run to run is added to the interval: a change within it is no change.
+    As in `compare`, what differs from run to run is added to the interval: a change within it is no change. Of a step
+    that others disturbed nothing is concluded.
     """
     timing = measured.timing
     n_tokens = choice.workload.n_tokens
@@ -60,15 +61,19 @@ def choice_row(
     high = n_tokens / timing.median_low_s * (max(one.timing.median_high_s for one in base) / base_tokens)
     base_s = sum(one.timing.median_s for one in base) / len(base)
     interval = [low - 1 - RUN_TO_RUN_FRACTION, high - 1 + RUN_TO_RUN_FRACTION]
+    disturbed = measured.disturbed
+    if all(one.disturbed for one in base):
+        disturbed = disturbed or base[0].disturbed
     return ChoiceRow(
         choice=choice.name,
         value=choice.value,
         tokens_per_s=n_tokens / timing.median_s,
         change_fraction=n_tokens / timing.median_s * base_s / base_tokens - 1,
         interval_fraction=interval,
-        pays=None if interval[0] <= 0 <= interval[1] else interval[0] > 0,
+        pays=None if disturbed or interval[0] <= 0 <= interval[1] else interval[0] > 0,
         step_s=timing.median_s,
         peak_memory_bytes=measured.tensor_peak_bytes,
+        disturbed=disturbed,
         workload=choice.workload.to_dict(),
     )
 

@@ -71,6 +71,8 @@ class StepMeasurement(msgspec.Struct, frozen=True, kw_only=True):
     n_threads: int | None
     n_steps_per_sample: int
     notes: list[str]
+    disturbed: str | None = None
+    """Why this time says little of the step by itself: others used its cores."""
 
 
 def bench_step(request: BenchRequest, series: ProbeSeries) -> StepMeasurement:
@@ -87,6 +89,7 @@ def bench_step(request: BenchRequest, series: ProbeSeries) -> StepMeasurement:
         on_progress=lambda rows: series.watch(_progress(label, rows, request.plan)),
     )
     summary = _summary(request, outcome)
+    others = _others_notes(summary["others_cores"], outcome, request.device)
     timing = timing_of(summary["samples_s"], n_warmup=summary["n_warmup"], is_steady=summary["is_steady"])
     return StepMeasurement(
         timing=timing,
@@ -95,12 +98,13 @@ def bench_step(request: BenchRequest, series: ProbeSeries) -> StepMeasurement:
         n_threads=outcome.n_threads,
         n_steps_per_sample=summary["n_steps"],
         notes=[
-            *_others_notes(summary["others_cores"], outcome, request.device),
+            *others,
             *_ending_notes(outcome, timing),
             *_memory_notes(summary["tensor_peak_bytes"], outcome, request.device),
             *_clock_notes(summary.get("clock_ratio")),
             *timing.notes,
         ],
+        disturbed=others[0] if others else None,
     )
 
 

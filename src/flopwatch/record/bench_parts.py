@@ -78,7 +78,8 @@ class BatchSearch(msgspec.Struct, frozen=True, kw_only=True):
 class ChoiceRow(msgspec.Struct, frozen=True, kw_only=True):
     """One thing changed from the base: what it buys in tokens/s, and the interval that this lies in.
 
-    `pays` is None where the interval holds no change: within the noise. A choice that did not run has its reason.
+    `pays` is None where the interval holds no change: within the noise; and where the timing was `disturbed`, by other
+    work on the machine or by steps that did not settle. A choice that did not run has its reason.
     """
 
     choice: str
@@ -90,6 +91,7 @@ class ChoiceRow(msgspec.Struct, frozen=True, kw_only=True):
     step_s: float | None = None
     peak_memory_bytes: int | None = None
     reason: str | None = None
+    disturbed: str | None = None
     workload: dict[str, Any] = {}
 
 

@@ -134,6 +134,8 @@ def _choice(row: ChoiceRow, words: Words) -> list[Cell | str]:
         return [name, words("na"), "", "", "", words("na")]
     low, high = row.interval_fraction
     verdict = Cell(text=words("compare.same"), style="dim")
+    if row.disturbed is not None:
+        verdict = Cell(text=words("bench.disturbed"), style="dim")
     if row.choice == "base":
         verdict = Cell(text=words("bench.same_step"), style="dim")
     if row.pays is not None:

@@ -57,6 +57,7 @@ SPEED: Final[dict[str, tuple[str, str]]] = {
         "与基准相比，基准在前后各计时一次；重测的基准反映机器自身的波动",
     ),
     "bench.pays": ("pays", "划算"),
+    "bench.disturbed": ("is unsure: others used its cores", "不确定：其他进程占用了核心"),
     "bench.same_step": ("is the same step", "是同一步"),
     "bench.costs": ("costs", "不划算"),
     "bench.mbu": ("MBU", "MBU"),
