@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
     UnsupportedFakeTensorException,
 )
+from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
 from torch.nn.utils.stateless import _reparametrize_module
 from torch.utils._pytree import tree_map
 
@@ -31,10 +32,19 @@ Phase = Literal["forward", "train"]
 Tensors = Literal["auto", "meta", "fake", "real"]
 _PACKAGES: Final = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]))
 _NEEDS_VALUES: Final = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedFakeTensorException)
+_READS: Final = "the step reads a value of a tensor that has no data"
+# What torch says of tensors on meta -> what that means for the step.
+_WITHOUT_DATA: Final = (
+    ("is not on the expected device", "the step mixes tensors on meta with others"),
+    ("with Meta tensors", "torch has no rule for an operator of the step on tensors without data"),
+    ("register_meta function", "the shape of a result depends on values that are not there"),
+    ("tensor to numpy", _READS),
+    (".numpy() is not supported for tensor subclasses", _READS),
+)
 
 
 class TraceError(FlopwatchError):
-    """A step cannot run on tensors without data: it reads a value (exit code 1)."""
+    """A step cannot run on tensors without data: it reads a value, or mixes devices (exit code 1)."""
 
 
 def trace(
@@ -167,6 +177,9 @@ def stand_ins(model: nn.Module, kind: str) -> Iterator[Callable[[Any], Any]]:
 
 
 def _state(model: nn.Module, convert: Callable[[Any], Any]) -> dict[str, torch.Tensor]:
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if isinstance(tensor, UninitializedTensorMixin):
+            raise InputError(f"{name} has no shape yet (a lazy module)", hint="call the model once, then count it")
     return {name: convert(tensor) for name, tensor in (*model.named_parameters(), *model.named_buffers())}
 
 
@@ -206,23 +219,26 @@ def _like(tensor: torch.Tensor, made: torch.Tensor) -> torch.Tensor:
 
 @contextlib.contextmanager
 def _values_explained() -> Iterator[None]:
-    """Turn torch's words for a value that is not there into a TraceError that names the user's line."""
+    """Turn torch's words for what tensors without data cannot do into a TraceError that names the user's line."""
     try:
         yield
     except _NEEDS_VALUES as error:
-        raise _explained(error) from error
-    except (RuntimeError, NotImplementedError) as error:
+        raise _explained(error, _READS) from error
+    except (RuntimeError, NotImplementedError, TypeError) as error:
         text = str(error)
         if "meta tensor" in text and ("item()" in text or "no data" in text or "Cannot copy" in text):
-            raise _explained(error) from error
+            raise _explained(error, _READS) from error
+        for phrase, what in _WITHOUT_DATA:
+            if phrase in text and ("meta" in text.lower() or phrase.startswith(".numpy")):
+                raise _explained(error, what) from error
         raise
 
 
-def _explained(error: BaseException) -> TraceError:
+def _explained(error: BaseException, what: str) -> TraceError:
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not frame.filename.startswith(_PACKAGES)]
     where = f"{own[-1].filename}, line {own[-1].lineno}: {own[-1].line}" if own else "inside torch"
     return TraceError(
-        f"the step reads a value of a tensor that has no data ({where})",
+        f"{what} ({where})",
         hint="trace it on a small real model (tensors='real'), or measure it with bench",
     )

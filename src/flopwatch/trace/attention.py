@@ -67,17 +67,23 @@ def may_fuse() -> bool:
     return any((switches.flash_sdp_enabled(), switches.mem_efficient_sdp_enabled(), switches.cudnn_sdp_enabled()))
 
 
-def fits_fused(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None) -> bool:
-    """Whether some fused kernel takes this call: four dimensions, and no gradient for the mask."""
-    is_same_width = query.shape[-1] == value.shape[-1]
-    is_same_heads = query.dim() == 4 and query.shape[1] == key.shape[1]
+def fits_fused(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, *, is_grouped: bool
+) -> bool:
+    """Whether some fused kernel takes this call: four dimensions that need no broadcasting, no gradient for the mask.
+
+    `is_grouped`: the caller allows several query heads to share a key-value head (enable_gqa).
+    """
+    if not (query.dim() == key.dim() == value.dim() == 4 and query.dtype == key.dtype == value.dtype):
+        return False
+    is_same_width, is_same_heads = query.shape[-1] == value.shape[-1], query.shape[1] == key.shape[1]
     return (
-        query.dim() == key.dim() == value.dim() == 4
-        and query.dtype == key.dtype == value.dtype
-        and (mask is None or not mask.requires_grad)
-        and (is_same_width or is_same_heads)
+        query.shape[0] == key.shape[0]
+        and key.shape[:3] == value.shape[:3]
         and query.numel() > 0
         and key.numel() > 0
+        and (is_same_heads or (is_grouped and is_same_width and query.shape[1] % key.shape[1] == 0))
+        and (mask is None or not mask.requires_grad)
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -11,6 +12,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
 from flopwatch.trace.formulas import Call, Formula, ValueDependentError, Work
+from flopwatch.trace.storages import stored_elements
 from flopwatch.trace.vector import Tensors, VectorFormula, vector_formula
 from flopwatch.trace.without_data import bare_call
 
@@ -24,7 +26,10 @@ _DTYPES: Final = {
     torch.float8_e4m3fn: "fp8",
     torch.float8_e5m2: "fp8",
 }
-_MATMUL_WORDS: Final = ("mm", "matmul", "linear", "conv", "attention", "einsum", "lstm", "gru", "rnn", "dot", "solve")
+_MATMUL_WORDS: Final = (
+    *("mm", "matmul", "linear", "conv", "attention", "einsum", "lstm", "gru", "rnn", "dot", "solve"),
+    *("attn", "sdpa", "mlp", "ffn", "moe", "expert", "triton"),
+)
 _MATMUL_WORDS_LINALG: Final = ("linalg", "cholesky", "svd", "qr", "eig", "lu_", "inverse", "det")
 # Only the rows that are asked for are read of the table that is the first argument.
 _GATHERS: Final = frozenset({"embedding", "index", "index_select", "gather", "_unsafe_index", "take"})
@@ -122,7 +127,11 @@ class Operator:
             read_bytes=read_bytes,
             written_bytes=written_bytes,
             is_uncounted=is_uncounted,
-            looks_like_matmul=is_uncounted and _looks_like_matmul(self.name, inputs, outputs),
+            looks_like_matmul=is_uncounted
+            and (
+                _looks_like_matmul(self.name, inputs, outputs)
+                or (not self.is_native and _may_contract(inputs, outputs))
+            ),
         )
 
     def work_at_sizes(self, call: Call) -> Work | None:
@@ -191,7 +200,7 @@ def tensor_bytes(tensor: torch.Tensor) -> int:
     if is_nested(tensor):
         return tensor.numel() * tensor.element_size()
     if tensor.layout is not torch.strided:
-        return tensor._nnz() * tensor.element_size()
+        return stored_elements(tensor) * tensor.element_size()
     n = 1
     for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
         n *= size if stride or not size else 1
@@ -236,6 +245,27 @@ def _contracts(left: torch.Size, right: torch.Size, results: Sequence[torch.Size
         if inner == left[-1] and any(out[-1] == outer and out[-2] == left[-2] for out in results):
             return left != right or left[-1] == left[-2]
     return False
+
+
+def _may_contract(inputs: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> bool:
+    """Whether an operator that nobody knows could sum products over a size that its inputs share (a fused FFN).
+
+    Two inputs that share one and that no elementwise operator could combine; three alike, as queries, keys and values
+    are; or a square result of one input's rows.
+    """
+    matrices = [tensor.shape for tensor in inputs if _is_matrix(tensor) and not _is_integer(tensor)]
+    pairs = itertools.permutations(matrices, 2)
+    if any(left[-1] in right[-2:] and not _broadcast(left, right) for left, right in pairs):
+        return True
+    if any(len(shape) > 2 and matrices.count(shape) > 2 for shape in matrices):
+        return True
+    squares = {out.shape[-1] for out in outputs if _is_matrix(out) and out.shape[-1] == out.shape[-2]}
+    return any(shape[-2] in squares and shape[-1] != shape[-2] for shape in matrices)
+
+
+def _broadcast(left: torch.Size, right: torch.Size) -> bool:
+    """Whether two shapes can be combined element by element."""
+    return all(a == b or 1 in {a, b} for a, b in zip(reversed(left), reversed(right), strict=False))
 
 
 def _is_matrix(tensor: torch.Tensor) -> bool:

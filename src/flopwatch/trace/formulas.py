@@ -15,6 +15,7 @@ import torch
 from torch.utils.flop_counter import flop_registry, shape_wrapper
 
 from flopwatch.errors import InputError
+from flopwatch.trace.storages import stored_elements
 
 aten = torch.ops.aten
 
@@ -61,9 +62,9 @@ def _sparse_mm(left: torch.Tensor, right: torch.Tensor) -> Work | None:
     if left.layout is torch.strided and right.layout is torch.strided:
         return None
     if right.layout is torch.strided:
-        return Work(flops=2 * left._nnz() * right.shape[-1])
+        return Work(flops=2 * stored_elements(left) * right.shape[-1])
     if left.layout is torch.strided:
-        return Work(flops=2 * right._nnz() * left.shape[-2])
+        return Work(flops=2 * stored_elements(right) * left.shape[-2])
     raise ValueDependentError("the work of sparse @ sparse depends on where the elements lie")
 
 
@@ -76,11 +77,11 @@ def _sparse_addmm(call: Call) -> Work | None:
 
 
 def _mv(call: Call) -> Work:
-    return Work(flops=2 * call.args[0].numel())  # [M, K] @ [K]
+    return Work(flops=2 * stored_elements(call.args[0]))  # [M, K] @ [K]
 
 
 def _addmv(call: Call) -> Work:
-    return Work(flops=2 * call.args[1].numel())
+    return Work(flops=2 * stored_elements(call.args[1]))
 
 
 def _addbmm(call: Call) -> Work:
@@ -93,7 +94,10 @@ def _rows_by_result(call: Call) -> Work:
 
 
 def _linear(call: Call) -> Work:
-    return Work(flops=2 * call.args[0].numel() * call.args[1].shape[0])  # weight [N, K]
+    x, weight = call.args[0], call.args[1]
+    if weight.layout is not torch.strided:  # each stored element meets every row of x
+        return Work(flops=2 * x.numel() // max(1, x.shape[-1]) * stored_elements(weight))
+    return Work(flops=2 * x.numel() * (weight.shape[0] if weight.dim() == 2 else 1))  # weight [N, K], or [K]
 
 
 def _linear_backward(call: Call) -> Work:
@@ -212,6 +216,18 @@ def _flex_attention_backward(call: Call) -> Work:
     return attention_backward_work(call.args[0].shape, call.args[1].shape, call.args[2].shape)
 
 
+def _of_any_dtype(formula: Formula) -> Formula:
+    """A multiply-add of complex numbers is four of real ones: 8 FLOPs."""
+
+    def of_any_dtype(call: Call) -> Work | None:
+        work = formula(call)
+        if work is None or not any(isinstance(arg, torch.Tensor) and arg.is_complex() for arg in call.args):
+            return work
+        return Work(flops=4 * work.flops, in_kernel_flops=4 * work.in_kernel_flops)
+
+    return of_any_dtype
+
+
 def _from_torch(function: Callable[..., Any]) -> Formula:
     def formula(call: Call) -> Work:
         return Work(flops=int(function(*call.args, **call.kwargs, out_val=call.out)))
@@ -320,6 +336,7 @@ def formula_table(formulas: Mapping[Any, Callable[..., Any]] | None = None) -> d
     flex = torch.ops.higher_order
     table[flex.flex_attention] = _attention
     table[flex.flex_attention_backward] = _flex_attention_backward
+    table = {target: _of_any_dtype(formula) for target, formula in table.items()}
     for target, function in (formulas or {}).items():
         table[_checked_target(target)] = _from_user(target, function)
     return table

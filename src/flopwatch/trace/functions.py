@@ -95,7 +95,8 @@ class FunctionMode(TorchFunctionMode):
         more: Mapping[str, Any],
     ) -> torch.Tensor:
         wants_fused = self._implementation == "flash" or (self._implementation == "auto" and may_fuse())
-        if wants_fused and query.is_meta and fits_fused(query, key, value, mask):
+        is_grouped = bool(more.get("enable_gqa"))
+        if wants_fused and query.is_meta and fits_fused(query, key, value, mask, is_grouped=is_grouped):
             return fused_stand_in(query, key, value, mask, is_causal, more.get("scale"))
         choice = sdpa_kernel(SDPBackend.MATH) if self._implementation == "math" else contextlib.nullcontext()
         with choice:

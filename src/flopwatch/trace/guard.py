@@ -22,7 +22,8 @@ class Guard:
         for part in module.modules():
             if part in self._training:
                 continue
-            self._training[part] = part.training
+            if hasattr(part, "training"):  # a frozen script module has none
+                self._training[part] = part.training
             for parameter in part._parameters.values():
                 if parameter is not None and id(parameter) not in self._gradients:
                     self._keep_gradient(parameter)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from threading import get_ident
 from typing import Any, Final
 
 import torch
@@ -87,12 +88,20 @@ class ModuleNames:
 class ModuleStack:
     """The modules that are in their forward now, innermost last, each with the backward pass it was called in."""
 
-    def __init__(self, names: ModuleNames, on_root: Callable[[nn.Module, tuple[Any, ...]], None]) -> None:
+    def __init__(
+        self,
+        names: ModuleNames,
+        on_root: Callable[[nn.Module, tuple[Any, ...]], None],
+        on_unseen: Callable[[str], None],
+    ) -> None:
         self.names = names
         self.place = names.outside
         self.task = -1
         self.stack: list[tuple[Place, int, nn.Module]] = []
         self._on_root = on_root
+        self._on_unseen = on_unseen
+        self._home = get_ident()
+        self._unseen: dict[int, int] = {}  # thread -> modules that run there out of sight, one within the other
         self._handles: list[RemovableHandle] = []
 
     def install(self) -> None:
@@ -108,6 +117,14 @@ class ModuleStack:
     def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         if _is_compiled(module):
             return  # the module within it is called next
+        if self._is_out_of_sight():
+            thread = get_ident()
+            if not self._unseen.get(thread):
+                self._on_unseen(f"{type(module).__name__} in another thread")
+            self._unseen[thread] = self._unseen.get(thread, 0) + 1
+            return
+        if isinstance(module, torch.jit.ScriptModule) and "prim::mkldnn_" in str(module.graph):
+            self._on_unseen("prim.mkldnn_convolution")  # an optimized graph's: it never passes torch's dispatcher
         place = self.names.place_of(module, self.place)
         if not self.stack:
             self._on_root(module, args)
@@ -115,7 +132,14 @@ class ModuleStack:
         self.place = place
         self.task = graph_task()
 
+    def _is_out_of_sight(self) -> bool:
+        """Whether this thread is one that the step started: torch's modes stay in theirs (but for autograd's own)."""
+        return get_ident() != self._home and not torch._C._len_torch_dispatch_stack()
+
     def _leave(self, module: nn.Module, *_: Any) -> None:
+        if self._is_out_of_sight():
+            self._unseen[get_ident()] = max(0, self._unseen.get(get_ident(), 0) - 1)
+            return
         if self.stack and self.stack[-1][2] is module:
             self.place, self.task, module = self.stack.pop()
             return

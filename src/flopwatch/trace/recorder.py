@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper
 
 from flopwatch.trace.attention import Implementation
 from flopwatch.trace.attribution import Attribution
-from flopwatch.trace.cost import Kind, OpCost, Operator, has_data, tensors_in
+from flopwatch.trace.cost import Kind, OpCost, Operator, has_data, is_nested, tensors_in
 from flopwatch.trace.eager import without_compilation
 from flopwatch.trace.formulas import Call, Formula
 from flopwatch.trace.functions import FunctionMode
@@ -28,7 +28,7 @@ from flopwatch.trace.memo import Home, Remembered, call_key, remember
 from flopwatch.trace.modules import ModuleNames, ModuleStack, Place
 from flopwatch.trace.sharded import ShardedWork
 from flopwatch.trace.stand_ins import STAND_INS
-from flopwatch.trace.storages import StorageLog, has_storage
+from flopwatch.trace.storages import StorageLog, has_storage, is_transformed
 from flopwatch.trace.without_data import is_plain_fake, no_functions, view_of_fake
 
 Row = tuple[OpCost, Place, str]
@@ -57,7 +57,7 @@ class Recorder(TorchDispatchMode):
         self.notes: set[str] = set()
         self.sharded = ShardedWork()
         self._on_new_root = on_root
-        self._stack = ModuleStack(names, self._root_called)
+        self._stack = ModuleStack(names, self._root_called, self._unseen_called)
         self.attribution = Attribution(names, self._stack)
         self._where = self.attribution.where
         self._note_view = self.attribution.note_view
@@ -212,7 +212,7 @@ class Recorder(TorchDispatchMode):
             return run_higher_order(self, func, args, kwargs)
         if operator.kind is Kind.QUERY:
             return func(*args, **kwargs)
-        if operator.kind is Kind.COMPOSITE:
+        if operator.kind is Kind.COMPOSITE and not any(is_nested(tensor) for tensor in tensors_in(args)):
             with self:
                 result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
@@ -242,6 +242,8 @@ class Recorder(TorchDispatchMode):
 
     def _write(self, operator: Operator, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> OpCost:
         cost = operator.cost(Call(args, kwargs, result))
+        if cost.flops and cost.dtype is not None and cost.dtype.startswith("complex"):
+            self.notes.add("complex matmuls: a multiply-add of complex numbers is four of real ones, 8 FLOPs")
         place, phase = self._where()
         self.rows.append((cost, place, phase))
         return cost
@@ -266,7 +268,11 @@ class Recorder(TorchDispatchMode):
     def _root_called(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         self.attribution.forward_begins()
         self.add_root(module)
-        self._note_inputs(args)
+        self._note_inputs([arg for arg in args if not (isinstance(arg, torch.Tensor) and is_transformed(arg))])
+
+    def _unseen_called(self, what: str) -> None:
+        """Something runs where no mode sees its operators: in a thread of the step's own, within a fused graph."""
+        self.record_uncounted(what, looks_like_matmul=True)
 
     def add_root(self, module: nn.Module) -> None:
         """Know a module's tensors before the step uses them."""

@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 _PLAIN: Final = frozenset({torch.Tensor, torch.nn.Parameter, FakeTensor})
+_COMPRESSED: Final = frozenset({torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc})
 
 
 @dataclasses.dataclass(slots=True)
@@ -77,7 +78,7 @@ class StorageLog:
 
     def mark(self, tensor: torch.Tensor | None, category: str) -> None:
         """Say what a tensor's storage holds; one not seen before was there before the trace."""
-        if tensor is None or not has_storage(tensor):
+        if tensor is None or not has_storage(tensor) or is_transformed(tensor):
             return
         ref = self._refs.get(tensor.untyped_storage()._cdata)
         if ref is None:
@@ -106,3 +107,17 @@ def has_storage(tensor: torch.Tensor) -> bool:
     """Whether a tensor has one storage of its own to speak of (sparse ones and wrappers have none)."""
     is_plain = tensor.__class__ in _PLAIN
     return tensor.layout is torch.strided and (is_plain or not is_traceable_wrapper_subclass(tensor))
+
+
+def is_transformed(tensor: torch.Tensor) -> bool:
+    """Whether a transform of torch.func (vmap, grad, jvp) wraps this tensor; its operators never see such a one."""
+    return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))
+
+
+def stored_elements(tensor: torch.Tensor) -> int:
+    """Elements that a tensor holds: all of a dense one, those that are stored of a sparse one (whole blocks in BSR)."""
+    if tensor.layout is torch.sparse_coo:
+        return tensor._values().numel()
+    if tensor.layout in _COMPRESSED:
+        return tensor.values().numel()
+    return tensor.numel()

@@ -59,8 +59,8 @@ def vector_formula(func: Any) -> VectorFormula | None:
         return _per_output(1)
     if _REDUCTION is not None and _is_tagged(func, _REDUCTION):
         return _per_input(1)
-    in_place_of = _functional_twin(func, packet_name)
-    return None if in_place_of is None else vector_formula(in_place_of)
+    twin = _functional_twin(func, packet_name) or _twin_of_prim(namespace, packet_name)
+    return None if twin is None else vector_formula(twin)
 
 
 def _is_tagged(func: Any, tag: torch.Tag) -> bool:
@@ -75,6 +75,12 @@ def _functional_twin(func: Any, packet_name: str) -> Any:
         packet = getattr(torch.ops.aten, packet_name[:-1], None)
         return None if packet is None else getattr(packet, packet.overloads()[0])
     return None
+
+
+def _twin_of_prim(namespace: str, packet_name: str) -> Any:
+    """aten's operator of the same name as one of prims, which decompositions under torch.func are made of."""
+    packet = getattr(torch.ops.aten, packet_name, None) if namespace == "prims" else None
+    return None if packet is None else getattr(packet, packet.overloads()[0])
 
 
 def _per_input(weight: int) -> VectorFormula:
