@@ -108,6 +108,57 @@ def test_a_transformers_model_is_built_from_its_config_and_reconciled(tmp_path, 
     assert result["flops"]["total"] == 2 * 3 * 17 * per_row + 4 * 3 * 17 * 17 * 48 * 3
 
 
+LLAMA = {"model_type": "llama", "vocab_size": 211, "hidden_size": 48, "num_hidden_layers": 2}
+LLAMA |= {"num_attention_heads": 6, "intermediate_size": 100, "max_position_embeddings": 40}
+
+
+def test_a_config_of_any_name_is_the_one_that_is_traced(tmp_path, capsys):
+    """Not the config.json that lies beside it; without --seq over its whole context."""
+    pytest.importorskip("transformers")
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA))
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(LLAMA | {"hidden_size": 96}))
+    (traced,) = _results(capsys, "count", str(other), "--trace")
+    (closed,) = _results(capsys, "count", str(other))
+    assert traced["flops"]["total"] == closed["flops"]["total"]
+    assert traced["params"]["total"] == closed["params"]["total"]
+    assert traced["seq_len"] == 40
+
+
+def test_a_type_without_a_closed_form_is_traced_as_transformers_builds_it(tmp_path, capsys):
+    """`count --trace` is the way out that the refusal names, so it must not be refused as well."""
+    pytest.importorskip("transformers")
+    config = {"model_type": "codegen", "vocab_size": 211, "n_embd": 48, "n_layer": 2, "n_head": 4, "n_positions": 40}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"rotary_dim": 4}))
+    assert run(["count", str(tmp_path), "-q"]) == 2
+    assert "count it with --trace, as transformers builds it" in capsys.readouterr().err
+    (result,) = _results(capsys, "count", str(tmp_path), "--trace")
+    # 12 d^2 a layer and the head, 40 tokens; 40 x 40 scores and values
+    assert result["flops"]["total"] == 2 * 40 * (2 * 12 * 48 * 48 + 48 * 211) + 2 * 4 * 40 * 40 * 48
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("null", "holds no table of keys"),
+        ("[" * 100_000, "nested too deeply"),
+        (json.dumps(LLAMA | {"hidden_size": "48"}), "'hidden_size' expected int, got str"),
+        (json.dumps(LLAMA | {"hidden_size": 48.5}), "'hidden_size' expected int, got float"),
+        (json.dumps(LLAMA | {"hidden_size": float("-inf")}), "'hidden_size' expected int, got float"),
+        (json.dumps(LLAMA | {"max_position_embeddings": 6}), "seq_len=7 is longer than the context"),
+        (json.dumps(LLAMA | {"num_key_value_heads": 4}), "does not run"),
+    ],
+)
+def test_a_config_that_cannot_be_traced_is_refused_in_one_line(tmp_path, text, says, capsys):
+    """Whatever transformers raises: the file, the key, exit code 2."""
+    pytest.importorskip("transformers")
+    (tmp_path / "config.json").write_text(text)
+    assert run(["count", str(tmp_path), "--trace", "--seq", "7", "-q"]) == 2
+    err = capsys.readouterr().err
+    assert says in err
+    assert err.count("\n") == 1
+
+
 def test_a_folder_that_wants_to_run_code_is_refused(tmp_path, capsys):
     """auto_map runs nothing without --trust-remote-code."""
     pytest.importorskip("transformers")

@@ -192,7 +192,7 @@ def _files(folder):
     (folder / "loop" / "config.json").symlink_to(folder / "loop" / "config.json")
     (folder / "junk.json").write_bytes(bytes(range(256)))
     (folder / "cut.json").write_text('{"model_type": "llama",')
-    (folder / "nan.json").write_text('{"model_type": "llama", "hidden_size": NaN}')
+    (folder / "nan.json").write_text('{"model_type": "llama", "num_hidden_layers": NaN}')
     (folder / "list.json").write_text("[1, 2]")
     (folder / "deep.json").write_text("[" * 100_000)
     (folder / "cut.toml").write_text("n_layers = ")
@@ -213,7 +213,7 @@ def _files(folder):
         ("loop", "has no config.json"),
         ("junk.json", "is not text (byte 128)"),
         ("cut.json", "is not valid JSON: Input data was truncated"),
-        ("nan.json", "is not valid JSON: JSON is malformed: invalid character"),
+        ("nan.json", "num_hidden_layers=nan is not a positive whole number"),
         ("list.json", "holds no table of fields"),
         ("deep.json", "is nested too deeply"),
         ("cut.toml", "is not valid TOML"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -12,7 +11,7 @@ from flopwatch.compare.reconcile import Reconciliation, reconcile
 from flopwatch.cost.differences import explain_gap
 from flopwatch.cost.flops import step_flops
 from flopwatch.errors import InputError
-from flopwatch.model.load import is_factory, load_spec
+from flopwatch.model.load import config_file, is_factory, load_spec
 from flopwatch.model.spec import ModelSpec
 from flopwatch.record import CountResult, FlopParts, ParamParts
 from flopwatch.workload import Workload
@@ -40,7 +39,7 @@ def count_by_trace(
     that transformers builds; `package.module:factory` as what the factory returns. With `reconcile_with_spec` the
     closed form stands beside the trace, term by term, in `details["reconcile"]`.
     """
-    if isinstance(model, str) and (is_factory(model) or _is_config(model)):
+    if isinstance(model, str) and (is_factory(model) or config_file(model)):
         result, trace = _of_source(model, workload, changes, formulas, trust_remote_code=trust_remote_code)
         spec = None if is_factory(model) else _spec_or_none(model, changes, needed=reconcile_with_spec)
     else:
@@ -117,15 +116,23 @@ def _of_source(
         raise InputError(f"--set cannot change what transformers builds from {name}", hint="change its config.json")
     else:
         source = load_transformers(name, workload, trust_remote_code=trust_remote_code)
-    trace = trace_model(
-        source.module,
-        source.args,
-        source.kwargs,
-        phase="train" if workload.is_train else "forward",
-        attention=workload.attention,
-        formulas=formulas,
-        memory_events=False,
-    )
+    try:
+        trace = trace_model(
+            source.module,
+            source.args,
+            source.kwargs,
+            phase="train" if workload.is_train else "forward",
+            attention=workload.attention,
+            formulas=formulas,
+            memory_events=False,
+        )
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        if is_factory(name):  # the user's own code: their traceback says where
+            raise
+        first = str(error).partition("\n")[0]
+        raise InputError(
+            f"what transformers builds from {name} does not run: {first}", hint="check its sizes in the config.json"
+        ) from error
     batch, seq_len, _ = source.sizes
     work = msgspec.structs.replace(workload, batch=batch, seq_len=seq_len)
     return _result(source.name, source.module, trace, work), trace
@@ -189,16 +196,6 @@ def _params(module: nn.Module) -> ParamParts:
 def _kind(path: str) -> str:
     """A module's path without the numbers of repeated layers."""
     return ".".join(piece for piece in path.split(".") if not piece.isdecimal()) or path
-
-
-def _is_config(name: str) -> bool:
-    """Whether the name is a folder or a JSON file with a `model_type`, which is transformers' to build."""
-    path = Path(name)
-    if path.is_dir():
-        return (path / "config.json").is_file()
-    if path.suffix != ".json" or not path.is_file():
-        return False
-    return b'"model_type"' in path.read_bytes()[:10_000_000]
 
 
 def _spec_or_none(name: str, changes: Mapping[str, str] | None, *, needed: bool) -> ModelSpec | None:

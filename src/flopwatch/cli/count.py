@@ -17,7 +17,7 @@ from flopwatch.cli.request import request
 from flopwatch.cost.convention import DEFAULT, Convention, convention_names, find_convention, load_conventions
 from flopwatch.device.detect import environment
 from flopwatch.errors import DoesNotFitError, InputError
-from flopwatch.model.load import is_factory
+from flopwatch.model.load import config_file, is_factory, longest_context, read_config
 from flopwatch.record import CountResult, make_record
 from flopwatch.workload import Workload
 
@@ -96,7 +96,7 @@ def count(
     for name in names:
         work = Workload(
             batch=batch,
-            seq_len=_seq_len(name, seq, changes),
+            seq_len=_seq_len(name, seq, changes, traced),
             phase=phase,
             recompute=recompute,
             attention=attention,
@@ -112,10 +112,16 @@ def count(
     return _check_complete(results) if traced.strict else 0
 
 
-def _seq_len(name: str, seq: int | None, changes: dict[str, str]) -> int:
+def _seq_len(name: str, seq: int | None, changes: dict[str, str], traced: TraceOptions) -> int:
+    """The sequence length that was asked for, or 1024 tokens, or the whole context where that is shorter."""
     if seq is not None:
         return seq
-    return Workload().seq_len if is_factory(name) else default_seq_len(resolve_spec(name, changes))
+    if is_factory(name):
+        return Workload().seq_len
+    file = config_file(name) if traced.is_wanted else None
+    if file is None:
+        return default_seq_len(resolve_spec(name, changes))
+    return min(Workload().seq_len, longest_context(read_config(file)) or Workload().seq_len)
 
 
 def _rules(name: str, file: Path | None) -> list[Convention]:

@@ -17,7 +17,7 @@ from flopwatch.errors import FlopwatchError, InputError, SpecError, UnknownModel
 from flopwatch.model.presets import find_preset, preset_names
 from flopwatch.model.spec import MLASpec, ModelSpec, MoESpec, spec_from_fields
 
-__all__ = ["is_factory", "load_spec", "preset_names"]
+__all__ = ["config_file", "is_factory", "load_spec", "longest_context", "preset_names", "read_config"]
 
 _MOST_SHOWN: Final = 80  # characters of a name that nobody knows
 _MOST_BYTES: Final = 10_000_000  # a config.json is a few kB; no network needs more to be described
@@ -51,6 +51,38 @@ def load_spec(name: str, changes: Mapping[str, str] | None = None) -> ModelSpec:
 def is_factory(name: str) -> bool:
     """Whether `name` has the form package.module:callable, which means running the user's code."""
     return not name.startswith("hf:") and _FACTORY.fullmatch(name) is not None
+
+
+def config_file(name: str) -> Path | None:
+    """The config.json that `name` stands for, a folder's or a JSON file with a model_type; None for anything else."""
+    path = Path(name)
+    if os.path.isdir(name):  # noqa: PTH112 - never raises
+        return path / "config.json" if (path / "config.json").is_file() else None
+    if path.suffix != ".json" or not os.path.isfile(name):  # noqa: PTH113 - never raises
+        return None
+    return path if b'"model_type"' in path.read_bytes()[:_MOST_BYTES] else None
+
+
+def read_config(file: Path) -> dict[str, Any]:
+    """The keys of a config.json as they stand; raises InputError for a file that is none."""
+    try:
+        data = _parse(_read(file), file)
+    except OSError as error:
+        raise InputError(f"{str(file)!r} cannot be read: {error.strerror}", hint="check its permissions") from error
+    if not isinstance(data, dict):
+        raise InputError(f"{file} holds no table of keys", hint="give a model's config.json")
+    return data
+
+
+def longest_context(config: Mapping[str, Any]) -> int | None:
+    """The tokens that a config.json of any type says its model has positions for; None where it does not say."""
+    nested = config.get("text_config")
+    for keys in (config, nested if isinstance(nested, dict) else {}):
+        for key in ("max_position_embeddings", "n_positions", "max_seq_len"):
+            value = keys.get(key)
+            if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+                return value
+    return None
 
 
 def _raw_fields(name: str) -> dict[str, Any]:
@@ -126,7 +158,7 @@ def _parse(content: bytes, path: Path) -> Any:
     kind = "TOML" if path.suffix == ".toml" else "JSON"
     try:
         text = content.decode("utf-8-sig")
-        return tomllib.loads(text) if kind == "TOML" else msgspec.json.decode(text)
+        return tomllib.loads(text) if kind == "TOML" else _json(text)
     except RecursionError as error:
         raise InputError(f"{path} is nested too deeply", hint="a model's description has two levels") from error
     except UnicodeDecodeError as error:
@@ -135,6 +167,21 @@ def _parse(content: bytes, path: Path) -> Any:
         ) from error
     except (tomllib.TOMLDecodeError, msgspec.DecodeError) as error:
         raise InputError(f"{path} is not valid {kind}: {error}", hint="correct it, or name another file") from error
+
+
+def _json(text: str) -> Any:
+    """What a JSON text holds; NaN and Infinity, which Python writes for a float, are numbers too."""
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        if "NaN" not in text and "Infinity" not in text:
+            raise
+        import json  # only such a file pays for it
+
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise msgspec.DecodeError(str(error)) from error
 
 
 def _is_config(data: Mapping[str, Any]) -> bool:

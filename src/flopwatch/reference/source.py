@@ -11,18 +11,20 @@ import contextlib
 import dataclasses
 import importlib
 import inspect
-import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import nn
 
 from flopwatch.errors import InputError, MissingError
+from flopwatch.model.load import longest_context, read_config
 from flopwatch.workload import Workload
+
+_LONGEST: Final = 300  # characters of a message of transformers
 
 
 class Sizes(NamedTuple):
@@ -102,28 +104,40 @@ def load_transformers(path: str, workload: Workload, *, trust_remote_code: bool 
         raise MissingError(
             "a trace of a config.json needs transformers", hint="pip install 'flopwatch[hf]', or count without --trace"
         ) from error
-    folder = Path(path)
-    file = folder if folder.is_file() else folder / "config.json"
-    try:
-        fields = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file}: {error}", hint="give a config.json or its folder") from error
+    file = Path(path) if Path(path).is_file() else Path(path) / "config.json"
+    fields = read_config(file)
     if "auto_map" in fields and not trust_remote_code:
         raise InputError(
             f"{file} wants to run code from its folder (auto_map)",
             hint="read that code, then say --trust-remote-code; or count without --trace",
         )
+    _check_context(file, fields, workload)
+    # A folder's other files (code, remote or not) lie beside its config.json; any other file stands for itself.
+    place = str(file.parent if file.name == "config.json" else file)
     with _quiet_transformers(), torch.device("meta"):
         try:
-            config = transformers.AutoConfig.from_pretrained(str(file.parent), trust_remote_code=trust_remote_code)
+            config = transformers.AutoConfig.from_pretrained(place, trust_remote_code=trust_remote_code)
             module = transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-        except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, OSError) as error:
-            first = str(error).strip().splitlines()
-            raise InputError(
-                f"transformers cannot build {file}: {first[0] if first else type(error).__name__}",
-                hint="give the model as package.module:factory",
-            ) from error
+        except Exception as error:  # each config class of transformers has checks and kinds of errors of its own
+            raise _cannot_build(file, error) from error
     return _with_inputs(str(path), module, None, workload)
+
+
+def _check_context(file: Path, fields: Mapping[str, Any], workload: Workload) -> None:
+    """Raise InputError for more tokens than the config has positions for: on `meta` no table lookup would notice."""
+    context = longest_context(fields)
+    if context is not None and workload.seq_len > context:
+        raise InputError(
+            f"seq_len={workload.seq_len} is longer than the context of {file}, {context}",
+            hint=f"use --seq {context} or less",
+        )
+
+
+def _cannot_build(file: Path, error: Exception) -> InputError:
+    """transformers' own words for what is wrong with a config, in one line."""
+    said = " ".join(str(error).split()) or type(error).__name__
+    shown = said if len(said) <= _LONGEST else f"{said[:_LONGEST]}..."
+    return InputError(f"transformers cannot build {file}: {shown}", hint="give the model as package.module:factory")
 
 
 def _with_inputs(

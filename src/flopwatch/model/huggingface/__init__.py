@@ -161,7 +161,7 @@ def _unknown(config: Mapping[str, Any], model_type: str, source: str) -> Unknown
     shown = reprlib.repr(model_type)
     return UnknownModelError(
         f"{source}: model_type={shown} has no closed form here{code}",
-        hint=f"{hint}count it with --trace package.module:factory, where factory returns the nn.Module",
+        hint=f"{hint}count it with --trace, as transformers builds it, or --trace package.module:factory",
     )
 
 
