@@ -107,7 +107,14 @@ def count(
             results.append(_by_trace(name, work, changes, traced, output))
         else:
             results += [count_model(resolve_spec(name, changes), work, convention=rule) for rule in rules]
-    asked = request(models=list(names), batch=batch, seq_len=seq, phase=phase, convention=convention)
+    asked = request(
+        models=list(names),
+        batch=batch,
+        seq_len=seq,
+        phase=phase,
+        convention=convention,
+        workload={"recompute": recompute, "attention": attention, "ops": ops, "n_accumulate": accumulate},
+    )
     emit(make_record("count", environment=environment(), request=asked, results=results), output)
     return _check_complete(results) if traced.strict else 0
 

@@ -152,13 +152,19 @@ def _predict(
         for spec, work in zip(specs, works, strict=True)
     ]
     names = [spec.name for spec in specs]
-    asked: dict[str, Any] = request(models=names, limit_bytes=wanted.limit_bytes, device=step.device)
+    asked: dict[str, Any] = request(
+        models=names,
+        workload=works[0].to_dict(),
+        limit_bytes=wanted.limit_bytes,
+        global_batch=wanted.global_batch,
+        device=step.device,
+    )
     record = make_record("fit", environment=environment(), request=asked, results=results, warnings=_notes(results))
     _end(record, results, output)
 
 
 def _notes(results: list[FitResult]) -> list[str]:
-    """What the predictions leave out."""
+    """What the predictions leave out, and what makes an answer less sure."""
     return [note for result in results for note in result.details.get("notes", ())]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from cyclopts import Parameter
@@ -100,6 +100,12 @@ class MemoryStep:
             n_accumulate=self.accumulate,
         )
 
+    def asked(self) -> dict[str, Any]:
+        """The step for a record's request; each result says its own length of the sequences."""
+        step = self.workload(1).to_dict()
+        del step["seq_len"]
+        return step | {"train_only": self.train_only, "lora_rank": self.lora_rank, "adamw": self.adamw or "auto"}
+
     def tuning(self, *, is_gpu: bool) -> Tuning | None:
         """What is not torch's default of all parameters; None for that."""
         if self.adamw is None and not self.train_only and self.lora_rank is None:
@@ -147,7 +153,7 @@ def memory(
         spec = resolve_spec(name, changes)
         work = step.workload(default_seq_len(spec))
         results.append(memory_of(spec, work, device=device, limit_bytes=limit, trace=trace, tuning=tuning))
-    asked = request(models=[model, *models], device=device, limit_bytes=limit, trace=trace)
+    asked = request(models=[model, *models], workload=step.asked(), device=device, limit_bytes=limit, trace=trace)
     notes = [note for result in results for note in result.details.get("notes", ())]
     emit(make_record("memory", environment=environment(), request=asked, results=results, warnings=notes), output)
     for result in results:

@@ -23,6 +23,7 @@ from flopwatch.record import (
     ReportResult,
     StepTime,
 )
+from flopwatch.units import format_rate
 
 RUN_TO_RUN_FRACTION: Final = 0.03
 """Added to both ends of a timing's interval: samples of one process do not show how processes differ (memory layout,
@@ -30,7 +31,9 @@ clock, neighbours); repetitions of one benchmark on a quiet machine stay within 
 FEWEST_SAMPLES: Final = 3
 _INNER: Final = {"counts": "count", "fits": "fit", "benches": "bench"}
 _MACHINE: Final = ("device", "cpu", "machine", "os", "torch", "python", "n_threads", "n_affinity_cores", "n_cores")
-_SET_UP: Final = ("optimizer", "compiled", "loss")
+_SET_UP: Final = ("optimizer", "compiled", "loss", "convention", "n_threads", "dtype")
+_OF_MFU: Final = ("device", "dtype", "recompute", "n_devices")
+_OF_ITEMS: Final = ("batch", "seq_len", "phase", "dtype")  # of a workload: each result says its own
 _ONE_TRY: Final = "one measurement on a side: its noise is not known"
 _FEW: Final = f"fewer than {FEWEST_SAMPLES} samples on a side: their noise is not known"
 
@@ -42,6 +45,7 @@ class _Figure(NamedTuple):
     is_exact: bool = False
     step: StepTime | None = None
     falls_with_time: bool = False
+    peak_flops_per_s: float | None = None
 
 
 class _Item(NamedTuple):
@@ -65,13 +69,14 @@ def compare_records(before: Record, after: Record) -> tuple[list[CompareResult],
         )
     left, right = list(_items(before)), list(_items(after))
     warnings = _machine_warnings(before.environment, after.environment)
+    warnings += _workload_warnings(before.request, after.request)
     results = []
     for old in list(left):
         new = next((item for item in right if item[:2] == old[:2]), None)
         if new is not None:
             left.remove(old)
             right.remove(new)
-            warnings += _set_up_warnings(old, new)
+            warnings += _pair_warnings(old, new)
             results.append(_compare(old, new))
     for old in list(left):
         news = [item for item in right if item.of == old.of]
@@ -79,10 +84,15 @@ def compare_records(before: Record, after: Record) -> tuple[list[CompareResult],
             left.remove(old)
             right.remove(news[0])
             warnings.append(f"{_name(old)}: batch x seq is {_size(old)} before and {_size(news[0])} after")
-            warnings += _set_up_warnings(old, news[0])
+            warnings += _pair_warnings(old, news[0])
             results.append(_compare(old, news[0]))
     warnings += [f"{_name(item)} is only in the first record" for item in left]
     warnings += [f"{_name(item)} is only in the second record" for item in right]
+    for kind in {before.kind, after.kind} - {*_FIGURES, "report"}:
+        raise InputError(
+            f"records of {kind} are not compared",
+            hint=f"those of {', '.join(_FIGURES)} and report are",
+        )
     if not results:
         raise InputError(
             f"the records have nothing in common ({before.kind} and {after.kind})",
@@ -108,6 +118,7 @@ def _item(result: Any, kind: str) -> _Item:
     variant = fields["convention"] if kind in {"count", "mfu"} else fields.get("dtype")
     size = (None, fields.get("seq_len")) if kind == "fit" else (fields.get("batch"), fields.get("seq_len"))
     set_up = {key: fields["details"][key] for key in _SET_UP if key in fields["details"]}
+    set_up |= {key: fields[key] for key in _OF_MFU if kind == "mfu"}
     return _Item((kind, name, fields.get("phase"), variant), size, _FIGURES[kind](result), set_up)
 
 
@@ -147,7 +158,7 @@ def _bench_figures(result: BenchResult) -> dict[str, _Figure]:
     }
     for row in result.utilization:
         name = f"{row.name}.{row.convention}.{row.peak_kind}"
-        figures[name] = _Figure(row.fraction, step=step, falls_with_time=True)
+        figures[name] = _Figure(row.fraction, step=step, falls_with_time=True, peak_flops_per_s=row.peak_flops_per_s)
     return figures
 
 
@@ -162,8 +173,8 @@ def _mfu_figures(result: MfuResult) -> dict[str, _Figure]:
     return {
         "tokens_per_s": _Figure(result.tokens_per_s, is_exact=True),
         "flops_per_token": _Figure(result.flops_per_token, is_exact=True),
-        "mfu": _Figure(result.mfu, is_exact=True),
-        "hfu": _Figure(result.hfu, is_exact=True),
+        "mfu": _Figure(result.mfu, is_exact=True, peak_flops_per_s=result.peak_flops_per_s),
+        "hfu": _Figure(result.hfu, is_exact=True, peak_flops_per_s=result.peak_flops_per_s),
     }
 
 
@@ -240,6 +251,40 @@ def _machine_warnings(before: Mapping[str, Any], after: Mapping[str, Any]) -> li
         f"{name} differs: {before.get(name)} before, {after.get(name)} after"
         for name in _MACHINE
         if before.get(name) != after.get(name)
+    ]
+
+
+def _workload_warnings(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """What was asked of the step and differs; a record that does not say is not asked."""
+    old, new = before.get("workload"), after.get("workload")
+    if not isinstance(old, Mapping) or not isinstance(new, Mapping):
+        return []
+    both = [key for key in old if key in new and key not in _OF_ITEMS]
+    return [f"{key} is {old[key]} before and {new[key]} after" for key in both if old[key] != new[key]]
+
+
+def _pair_warnings(old: _Item, new: _Item) -> list[str]:
+    """What differs between two results but for their figures, and the figures that only one of them has."""
+    only = [(name, "first") for name in old.figures if name not in new.figures]
+    only += [(name, "second") for name in new.figures if name not in old.figures]
+    return [
+        *_set_up_warnings(old, new),
+        *_peak_warnings(old, new),
+        *(f"{_name(old)}: {name} is only in the {which} record" for name, which in only),
+    ]
+
+
+def _peak_warnings(old: _Item, new: _Item) -> list[str]:
+    """Shares of a peak that is another one by more than it varies from run to run: they change without the step."""
+    peaks = [
+        (name, old.figures[name].peak_flops_per_s, figure.peak_flops_per_s)
+        for name, figure in new.figures.items()
+        if name in old.figures
+    ]
+    return [
+        f"{_name(old)}: {name} is of a peak of {format_rate(was)} before and {format_rate(now)} after"
+        for name, was, now in peaks
+        if was is not None and now is not None and abs(now / was - 1) > RUN_TO_RUN_FRACTION
     ]
 
 

@@ -1,0 +1,111 @@
+"""`compare`: a change that another step, device or peak explains is said to be that; nothing is left out."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from flopwatch.cli import run
+from flopwatch.compare.runs import compare_records
+from flopwatch.errors import InputError
+from flopwatch.record import load_record
+
+BENCH = Path(__file__).parent / "data" / "records" / "bench.json"
+
+
+def _bench():
+    data = json.loads(BENCH.read_text(encoding="utf-8"))
+    data["results"][0]["utilization"] = [_mfu("measured", 1e12), _mfu("user", 2e12)]
+    return data
+
+
+def _mfu(kind, peak_flops_per_s):
+    return {
+        "name": "mfu",
+        "fraction": 1e11 / peak_flops_per_s,
+        "convention": "matmul",
+        "flops_per_s": 1e11,
+        "peak_flops_per_s": peak_flops_per_s,
+        "peak_kind": kind,
+        "peak_source": "a test",
+        "reason": None,
+    }
+
+
+def _warnings(before, after):
+    return compare_records(load_record(json.dumps(before)), load_record(json.dumps(after)))[1]
+
+
+def test_a_peak_that_was_measured_anew_is_told_beside_the_mfu():
+    """The step is the same and MFU fell by a fifth: 1 TFLOP/s before, 1.25 after; 2 % more is what measuring varies."""
+    after = _bench()
+    after["results"][0]["utilization"] = [_mfu("measured", 1.25e12), _mfu("user", 2.04e12)]
+    (said,) = _warnings(_bench(), after)
+    assert said.endswith("mfu.matmul.measured is of a peak of 1.000 TFLOP/s before and 1.250 TFLOP/s after")
+
+
+def test_a_figure_that_only_one_record_has_is_named():
+    """An MFU of a peak that the other one did not know is no figure of both, and a gate on `mfu` does not see it."""
+    after = _bench()
+    del after["results"][0]["utilization"][1]
+    assert [said.partition(": ")[2] for said in _warnings(_bench(), after)] == [
+        "mfu.matmul.user is only in the first record"
+    ]
+    assert [said.partition(": ")[2] for said in _warnings(after, _bench())] == [
+        "mfu.matmul.user is only in the second record"
+    ]
+
+
+def _file(tmp_path, name, *arguments):
+    path = str(tmp_path / name)
+    assert run([*arguments, "--quiet", "-o", path]) == 0
+    return path
+
+
+@pytest.mark.parametrize(
+    ("command", "more", "said"),
+    [
+        (["memory", "gpt-small", "--seq", "65"], ["--dtype", "fp32"], "dtype is bf16 before and fp32 after"),
+        (["memory", "gpt-small", "--seq", "65"], ["--optimizer", "sgd"], "optimizer is adamw before and sgd after"),
+        (["memory", "gpt-small", "--seq", "65"], ["--lora-rank", "3"], "lora_rank is None before and 3 after"),
+        (
+            ["count", "gpt-small", "--phase", "train"],
+            ["--recompute", "full"],
+            "recompute is none before and full after",
+        ),
+        (
+            ["fit", "gpt-small", "--seq", "65", "--predict-only", "--limit", "4GiB"],
+            ["--attention", "math"],
+            "attention is auto before and math after",
+        ),
+        (
+            ["mfu", "gpt-small", "--tokens-per-s", "999", "--dtype", "bf16", "--device", "A100 SXM4 40GB"],
+            ["--device", "H100 SXM"],
+            "mfu is of a peak of 312.0 TFLOP/s before and 989.4 TFLOP/s after",
+        ),
+    ],
+)
+def test_another_step_or_device_is_warned_of(tmp_path, capsys, command, more, said):
+    """A change of what was asked for is no change of the model or the code."""
+    last = more[0] if more[0] in command else None
+    second = command[: command.index(last)] + more if last else command + more
+    files = [_file(tmp_path, "a.json", *command), _file(tmp_path, "b.json", *second)]
+    capsys.readouterr()
+    assert run(["compare", *files, "--json"]) == 0
+    assert any(warning.endswith(said) for warning in json.loads(capsys.readouterr().out)["warnings"])
+
+
+def test_the_same_command_twice_has_nothing_to_warn_of(tmp_path, capsys):
+    """What is the same is not told."""
+    command = ["memory", "gpt-small", "--seq", "65", "--lora-rank", "3"]
+    files = [_file(tmp_path, "a.json", *command), _file(tmp_path, "b.json", *command)]
+    capsys.readouterr()
+    assert run(["compare", *files, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["warnings"] == []
+
+
+def test_a_record_without_figures_is_refused_for_what_it_is(tmp_path):
+    """Not as two that have nothing in common: they are one."""
+    record = load_record(Path(_file(tmp_path, "d.json", "devices", "A100")).read_bytes())
+    with pytest.raises(InputError, match="records of devices are not compared; those of count, memory"):
+        compare_records(record, record)
