@@ -97,6 +97,20 @@ def test_a_crash_above_a_batch_that_ran_bounds_it_and_keeps_its_name(outcome):
     assert result.probes[-1].detail == "SystemError: what it said"
 
 
+@pytest.mark.parametrize("outcome", ["crashed", "killed", "timeout"])
+def test_a_failure_far_from_the_limit_is_said_to_be_none_of_memory(outcome):
+    """A step whose code breaks at batch 21, with half of the limit unused: 20 is no answer about memory."""
+    hardware = FakeHardware(otherwise=outcome, failure="IndexError")
+    limit_mib = hardware.fixed + 20 * hardware.each
+    run = ProbeSeries(run=lambda asked, **_: hardware(msgspec.structs.replace(asked, limit_bytes=limit_mib * MIB)))
+    result = fit_batch(request(), run, predict=lambda batch: (100 + 7 * batch) * MIB)
+    assert result.batch == 20
+    assert result.details["notes"] == [
+        f"batch 21 ended as {outcome} where batch 20 took 48.0 % of the limit: it is not memory that stops it"
+    ]
+    assert "notes" not in fit(FakeHardware(otherwise=outcome)).details
+
+
 @pytest.mark.parametrize(("outcome", "hint"), [("crashed", "bench"), ("timeout", "--timeout")])
 def test_a_step_that_never_runs_is_an_error_and_not_a_lack_of_memory(outcome, hint):
     """The smallest batch fails although it should fit by far: a bug must not read as "does not fit"."""

@@ -195,5 +195,6 @@ def _with_facts(result: FitResult, known: OwnWork) -> FitResult:
     """The result with what its batch is made of, what its prediction leaves out, and why there is none, where so."""
     facts: dict[str, object] = {"unit": known.unit}
     facts |= {"no_prediction": known.no_prediction} if known.no_prediction else {}
-    facts |= {"notes": known.notes} if known.notes else {}
+    notes = [*result.details.get("notes", ()), *known.notes]
+    facts |= {"notes": notes} if notes else {}
     return msgspec.structs.replace(result, details={**result.details, **facts})

@@ -18,7 +18,7 @@ from flopwatch.probe.protocol import ProbeOutcome, ProbeRequest
 from flopwatch.record import FitResult, NextBatch, ProbeRow
 from flopwatch.trace.replay import predict_batch as replay_batch
 from flopwatch.trace.replay import usage_at
-from flopwatch.units import format_bytes
+from flopwatch.units import format_bytes, format_percent
 from flopwatch.workload import Workload
 
 _USUAL_TRIES: Final = 3
@@ -29,6 +29,7 @@ _UNPREDICTED_BYTES: Final = 16 << 20
 _PIN_BYTES: Final = 32 << 20
 # What a failed allocation can look like besides "out of memory", once the same step has run at a smaller batch.
 _UNCLEAR: Final = ("crashed", "killed")
+_MEMORY_SHARE: Final = 0.8  # a step that ran with less of the limit leaves one sequence more all the room it needs
 
 
 class FitRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -226,6 +227,7 @@ def _result(request: FitRequest, found: Found, outcomes: dict[int, ProbeOutcome]
     predicted = predict(request.grid.at(1) if best is None else best.batch)
     details: dict[str, Any] = {"n_steps": n_steps(request.workload, request.device), "device": request.device}
     details |= _optimizer(request.workload)
+    details |= _doubts(found, request.limit.limit_bytes)
     if best is not None:
         details["n_threads"] = outcomes[best.batch].n_threads
         if measured and predicted is not None:
@@ -249,6 +251,21 @@ def _result(request: FitRequest, found: Found, outcomes: dict[int, ProbeOutcome]
         details=details,
         predicted_parts=_parts(request, request.grid.at(1) if best is None else best.batch, predicted),
     )
+
+
+def _doubts(found: Found, limit_bytes: int) -> dict[str, list[str]]:
+    """That the batch after the best one failed for another reason than memory, where there was plenty of it."""
+    best, worst = found.best, found.worst
+    if best is None or worst is None or not best.peak_bytes or worst.outcome not in {*_UNCLEAR, "timeout"}:
+        return {}
+    share = best.peak_bytes / limit_bytes
+    if share > _MEMORY_SHARE:
+        return {}
+    note = (
+        f"batch {worst.batch} ended as {worst.outcome} where batch {best.batch} took {format_percent(share)} of the"
+        " limit: it is not memory that stops it"
+    )
+    return {"notes": [note]}
 
 
 def _parts(request: FitRequest, batch: int, peak_bytes: int | None) -> dict[str, int] | None:

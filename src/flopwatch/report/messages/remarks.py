@@ -160,6 +160,11 @@ _FOUND: Final[tuple[tuple[str, str], ...]] = (
         "反向从输出之和开始：要用自己的损失，请让模型的输出带有 `.loss`",
     ),
     (
+        "batch {n_next} ended as {word} where batch {n_batch} took {share} of the limit: it is not memory that"
+        " stops it",
+        "批量 {n_batch} 只用了上限的 {share}，批量 {n_next} 却以 {word} 结束：原因不是内存",
+    ),
+    (
         "{names}: what their kernels allocate inside is not known: the predicted memory is too low by that",
         "{names}：内核内部分配多少内存未知：预测的内存因此偏低",
     ),
