@@ -74,7 +74,7 @@ def truth(spec, choice, card):
         "model_flops": flops.model_flops,
         "again_flops": flops.recompute.total + flops.in_kernel.total,
         "flops_per_token": flops.model_flops / workload.n_tokens,
-        **dict.fromkeys(("peak_bytes", "margin_bytes", "largest_batch")),
+        **dict.fromkeys(("peak_bytes", "margin_bytes")),
         **dict.fromkeys(("time_s", "tokens_per_s", "highest_mfu", "compute_bound_fraction")),
     }
     limit_bytes = None if card.memory_bytes is None else card_limit(card).limit_bytes
@@ -88,14 +88,14 @@ def truth(spec, choice, card):
     return found
 
 
-def largest_batch(spec, choice, limit_bytes, *, most):
-    """The largest batch up to `most` whose closed form is within the limit, as `fit --predict-only` looks for it."""
+def largest_batch(spec, choice, limit_bytes, *, most, step=1):
+    """The largest batch up to `most`, of every `step`-th, whose closed form is within the limit."""
 
     def predict(batch):
         workload = workload_of(choice, batch=batch)
         return estimate_memory(spec, workload, device_type="cuda", foreach=True).peak_bytes
 
-    return predicted_place(predict, Grid(max_batch=most), limit_bytes)
+    return step * predicted_place(predict, Grid(max_batch=most, multiple_of=step), limit_bytes)
 
 
 def _is_even(spec, n_rows, *, always):

@@ -6,15 +6,15 @@ views there.
 
 Only a few layers are written out. What happens in a layer repeats in those like it, and the bytes alive at the same
 moment of the layers between the first and the last grow, or fall, evenly from one to the next: the highest of them is
-at the ends. So two short networks, one a period of layers longer than the other, give every moment that matters of any
-depth.
+at the ends. So a network of five periods of layers has every moment that matters of any depth, and a period that is
+no neighbour of the moment shows what each further one adds.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Final
 
 import msgspec
@@ -33,12 +33,11 @@ LEAST_SEQ_LEN: Final = 2
 """A sequence of one token takes other ways through the network."""
 
 _LAYER: Final = re.compile(r"layers\.(\d+)")
-_SHORT: Final = 3  # periods written out: a first, one between, a last
-_WORTH_IT: Final = 2 * _SHORT + 2  # periods from which on two short networks are less work than the whole one
+_PERIODS: Final = 5  # that are written out: two at each end, and one between them
+_MIDDLE: Final = 2
 
 Moment = tuple[Polynomial, ...]
 """Bytes alive, by part in the order of PARTS."""
-_Key = tuple[str, str, int, int]
 
 
 class Moments(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,7 +61,7 @@ def moments_of(spec: ModelSpec, workload: Workload, *, device_type: str, is_batc
     sizes = Sizes(unit=unit, is_batch_one=is_batch_one)
     step: dict[tuple[int, ...], None] = {}
     update: dict[tuple[int, ...], None] = {}
-    for (phase, *_), bytes_by_part in _moments(spec, sizes.of(workload), device_type).items():
+    for phase, bytes_by_part in _moments(spec, sizes.of(workload), device_type):
         (update if phase == "optimizer" else step)[bytes_by_part] = None
     is_one_row = is_batch_one and workload.phase == "decode"  # one row, whatever the sequence
     return Moments(
@@ -79,29 +78,17 @@ def _highest(moments: list[tuple[int, ...]], sizes: Sizes) -> list[Moment]:
     return [tuple(sizes.read(n_bytes) for n_bytes in moments[place]) for place in undominated(totals)]
 
 
-def _moments(spec: ModelSpec, workload: Workload, device_type: str) -> Mapping[_Key, tuple[int, ...]]:
-    """Bytes alive by part at each moment before something is released, as numbers that hold their polynomials."""
+def _moments(spec: ModelSpec, workload: Workload, device_type: str) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """The phase of each moment before something is released, and its bytes by part, numbers that hold polynomials."""
     usual: AdamW = "foreach" if device_type == "cuda" else "single"
     tuning = Tuning(adamw=usual if workload.adamw == "auto" else workload.adamw)
-
-    def written(n_layers: int) -> Tape:
-        cut = spec if n_layers == spec.n_layers else msgspec.structs.replace(spec, n_layers=n_layers)
-        return step_tape(cut, workload, device_type=device_type, tuning=tuning)
-
     first, period = _repetition(spec)
-    n_periods, rest = divmod(spec.n_layers - first, period)
-    if n_periods < _WORTH_IT:
-        return dict(_walk(written(spec.n_layers), n_first=spec.n_layers, n_last=0))
-    ends = {"n_first": first + 2 * period, "n_last": 2 * period + rest}
-    short = dict(_walk(written(first + _SHORT * period + rest), **ends))
-    longer = dict(_walk(written(first + (_SHORT + 1) * period + rest), **ends))
-    if short.keys() != longer.keys():  # depth changes more than how often layers repeat: nothing is left out
-        return dict(_walk(written(spec.n_layers), n_first=spec.n_layers, n_last=0))
-    n_more = n_periods - _SHORT
-    return {
-        key: tuple(a + n_more * (b - a) for a, b in zip(parts, longer[key], strict=True))
-        for key, parts in short.items()
-    }
+    n_more = max(0, (spec.n_layers - first) // period - _PERIODS)
+    if n_more:
+        spec = msgspec.structs.replace(spec, n_layers=spec.n_layers - n_more * period)
+    tape = step_tape(spec, workload, device_type=device_type, tuning=tuning)
+    places = [None if layer is None else max(0, (layer - first) // period) for layer in _layers(tape.blocks)]
+    yield from _walk(tape, places, n_more=n_more)
 
 
 def _repetition(spec: ModelSpec) -> tuple[int, int]:
@@ -114,34 +101,31 @@ def _repetition(spec: ModelSpec) -> tuple[int, int]:
     return spec.moe.first_dense_layers, math.lcm(period, spec.moe.layer_step)
 
 
-def _walk(tape: Tape, *, n_first: int, n_last: int) -> Iterator[tuple[_Key, tuple[int, ...]]]:
-    """Every moment before something is released, and the bytes alive then.
+def _walk(tape: Tape, places: list[int | None], *, n_more: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Every moment before something is released, with what `n_more` periods between the ends have on top.
 
-    The key says where it is, the same in a deeper network: the phase, the layer counted from the first or from the
-    last (none: outside the layers; a layer between: no key), and the number of the allocation in that layer.
+    `places` are the periods of the blocks (None: outside of the layers). What a further period has at a moment is what
+    one of those written out has that is not beside it: a neighbour may hold what is on its way through. The moments of
+    the middle period are left out where there are more: the same of one near an end is at least as high.
     """
-    layers = list(_layers(tape.blocks))
-    n_layers = 1 + max(layer for layer in layers if layer is not None)
     parts = [PARTS.index(block.part) for block in tape.blocks]
-    numbers: dict[tuple[str, int | None], int] = {}
     alive = [0] * len(PARTS)
-    events = tape.events
-    for event, following in zip(events, [*events[1:], -1], strict=True):
-        if event < 0:
-            alive[parts[~event]] -= tape.blocks[~event].n_bytes
+    alive_in = {place: [0] * len(PARTS) for place in range(_PERIODS)}
+    for event, following in zip(tape.events, [*tape.events[1:], -1], strict=True):
+        number = event if event >= 0 else ~event
+        place, part = places[number], parts[number]
+        n_bytes = tape.blocks[number].n_bytes if event >= 0 else -tape.blocks[number].n_bytes
+        alive[part] += n_bytes
+        if place in alive_in:
+            alive_in[place][part] += n_bytes
+        if not event >= 0 > following:
             continue
-        block, layer = tape.blocks[event], layers[event]
-        alive[parts[event]] += block.n_bytes
-        number = numbers[block.phase, layer] = numbers.get((block.phase, layer), 0) + 1
-        if following >= 0:
-            continue
-        if layer is None:
-            yield (block.phase, "", 0, number), tuple(alive)
-            continue
-        if layer < n_first:
-            yield (block.phase, "first", layer, number), tuple(alive)
-        if n_layers - layer <= n_last:
-            yield (block.phase, "last", n_layers - layer, number), tuple(alive)
+        if not n_more:
+            yield tape.blocks[number].phase, tuple(alive)
+        elif place != _MIDDLE:
+            like = _MIDDLE if place is None else _MIDDLE + 1 if place < _MIDDLE else _MIDDLE - 1
+            further = zip(alive, alive_in[like], strict=True)
+            yield tape.blocks[number].phase, tuple(here + n_more * each for here, each in further)
 
 
 def _layers(blocks: list[Block]) -> Iterator[int | None]:
