@@ -166,7 +166,7 @@ def _ask(
         import_from=import_from(own),
     )
     outcome = series.ask(request)
-    if outcome.outcome == "crashed" and _is_death(outcome.failure or ""):  # an operator that does not bear to run alone
+    if not outcome.is_ok and _is_death(outcome.failure or ""):  # an operator that does not bear to run alone
         arguments = {**request.arguments, "is_inside": False}
         outcome = series.ask(msgspec.structs.replace(request, arguments=arguments))
     return answer_of(outcome, what=f"running {own.name} without data")

@@ -89,7 +89,7 @@ class MeasuredTensors(TorchDispatchMode):
         if self.not_measured:
             names = ", ".join(sorted(self.not_measured))
             said.append(
-                f"{names}: what their kernels allocate inside is not known: the predicted memory is too low by that"
+                f"{names}: what their kernels allocate inside is not known: the predicted memory may be too low by that"
             )
         if self.other_ways:
             names = ", ".join(sorted(self.other_ways))
@@ -173,7 +173,7 @@ class MeasuredTensors(TorchDispatchMode):
     def _try(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any], leaves: Sequence[Any]) -> _Found | None:
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         n_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-        is_plain = all(tensor.layout is torch.strided and tensor.device.type == "cpu" for tensor in tensors)
+        is_plain = all(_is_plain(tensor) for tensor in tensors)
         is_ours = func.namespace in _LIBRARIES and _name_of(func) not in _BY_VALUES
         if not is_plain or not is_ours or n_bytes > _MOST_BYTES or self._spent_s > _MOST_S:
             return None
@@ -248,9 +248,15 @@ def _is_matrix(tensor: Tensor) -> bool:
     return (column == 1 and row >= n_columns) or (row == 1 and column >= n_rows)
 
 
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether it is a block of numbers on the CPU: not sparse, nested or quantized."""
+    is_block = tensor.layout is torch.strided and not tensor.is_nested and not tensor.is_quantized
+    return is_block and tensor.device.type == "cpu"
+
+
 def _fingerprint(leaf: Any) -> Any:
     if isinstance(leaf, Tensor):
-        return tuple(leaf.shape), leaf.stride(), leaf.dtype
+        return tuple(leaf.shape), leaf.stride() if _is_plain(leaf) else None, leaf.dtype
     return type(leaf), str(leaf)
 
 

@@ -165,8 +165,8 @@ _FOUND: Final[tuple[tuple[str, str], ...]] = (
         "批量 {n_batch} 只用了上限的 {share}，批量 {n_next} 却以 {word} 结束：原因不是内存",
     ),
     (
-        "{names}: what their kernels allocate inside is not known: the predicted memory is too low by that",
-        "{names}：内核内部分配多少内存未知：预测的内存因此偏低",
+        "{names}: what their kernels allocate inside is not known: the predicted memory may be too low by that",
+        "{names}：内核内部分配多少内存未知：预测的内存可能因此偏低",
     ),
     (
         "{names}: they run another way on tensors without data: the predicted memory may be too high",
