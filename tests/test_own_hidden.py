@@ -76,6 +76,15 @@ def test_what_cannot_be_known_is_said_by_name_with_its_side(name):
     assert side in said
 
 
+def test_a_module_that_takes_more_to_make_than_to_run_is_said():
+    """It is made in fp32 and run in bf16: what is measured from the start on is not the peak of the steps."""
+    arguments = arguments_of("autoencoder", phase="forward", keep_dtype=False)
+    arguments["workload"] |= {"dtype": "bf16"}
+    assert any("making the module" in note for note in own_memory(arguments)["details"]["notes"])
+    arguments["workload"] |= {"phase": "train"}
+    assert own_memory(arguments)["details"]["notes"] == []
+
+
 def test_without_the_tries_a_peak_is_too_low_and_the_operator_is_named():
     """An LSTM of oneDNN keeps a workspace: more than half of the peak."""
     found = own_memory(arguments_of("lstm", phase="train", is_inside=False))

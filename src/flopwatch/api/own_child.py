@@ -29,6 +29,7 @@ from flopwatch.trace.timeline import tape_of
 from flopwatch.workload import Workload
 
 _INSIDE: Final = "what kernels allocate inside is measured: each distinct call run once, alone, on this machine"
+_MAKING: Final = "making the module, before its weights are converted, takes more memory than its steps do"
 _NO_LINES: Final = "what kernels allocate inside is no line in the batch, and is not in the predicted memory"
 _CHECKED: Final = 7  # a batch beside those that the lines go through
 # What kernels take inside is no exact line, and at the smallest batches another algorithm's.
@@ -64,7 +65,7 @@ def own_work(arguments: dict[str, Any]) -> dict[str, Any]:
         "dtype": work.dtype,
         "n_params": sum(parameter.numel() for parameter in source.module.parameters()),
     }
-    memory = _Memory(own, work, is_inside=arguments["is_inside"])
+    memory = _Memory(own, work, source, is_inside=arguments["is_inside"])
     if arguments["wanted"] == "work":
         flops = _flops(own, work)
         peak = _without_failing(memory.parts)
@@ -195,10 +196,11 @@ class _Memory:
     With `is_inside` they have what operators allocate inside, too, for which each of them is run once.
     """
 
-    def __init__(self, own: OwnModel, workload: Workload, *, is_inside: bool) -> None:
+    def __init__(self, own: OwnModel, workload: Workload, source: Source, *, is_inside: bool) -> None:
         self._own = own
         self._workload = workload
         self._is_inside = is_inside
+        self._made_bytes = sum(one.numel() * one.element_size() for one in source.module.state_dict().values())
         self.notes: dict[str, None] = {}
 
     def tape(self, batch: int | None = None) -> Tape:
@@ -215,6 +217,8 @@ class _Memory:
         said = measured.notes() if self._is_inside else made.notes
         self.notes |= dict.fromkeys(said)
         tape = tape_of(made)
+        if self._made_bytes > tape.peak().n_bytes:  # it is converted afterwards
+            self.notes[_MAKING] = None
         if self._is_inside:
             measured.name_makers(tape)
         return tape
@@ -249,8 +253,9 @@ def own_memory(arguments: dict[str, Any]) -> dict[str, Any]:
     own = msgspec.convert(arguments["own"], OwnModel)
     asked = msgspec.convert(arguments["workload"], Workload)
     find_factory(own.factory)
-    work = _settled(_first_source(own, asked), asked, keep_dtype=arguments["keep_dtype"])
-    memory = _Memory(own, work, is_inside=arguments["is_inside"])
+    source = _first_source(own, asked)
+    work = _settled(source, asked, keep_dtype=arguments["keep_dtype"])
+    memory = _Memory(own, work, source, is_inside=arguments["is_inside"])
     try:
         tape = memory.tape()
     except TraceError as error:

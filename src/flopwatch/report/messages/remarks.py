@@ -165,6 +165,10 @@ _FOUND: Final[tuple[tuple[str, str], ...]] = (
         "批量 {n_batch} 只用了上限的 {share}，批量 {n_next} 却以 {word} 结束：原因不是内存",
     ),
     (
+        "making the module, before its weights are converted, takes more memory than its steps do",
+        "在转换权重之前，构建模块所占的内存比运行步骤更多",
+    ),
+    (
         "{names}: what their kernels allocate inside is not known: the predicted memory may be too low by that",
         "{names}：内核内部分配多少内存未知：预测的内存可能因此偏低",
     ),
