@@ -140,7 +140,7 @@ def _text(name: str) -> str:
 
 def _embedded(data: Any) -> Markup:
     """JSON that cannot end the element it stands in, whatever its strings say."""
-    text = json.dumps(data, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return Markup(text)  # noqa: S704 - nothing is left in it that markup is made of
