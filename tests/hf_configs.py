@@ -112,7 +112,11 @@ CONFIGS = {
     "olmoe": [_GQA | {"num_experts": 5, "num_experts_per_tok": 2}],
     "granitemoe": [_GQA | {"num_local_experts": 5, "num_experts_per_tok": 2}],
     "phi": [_LLAMA, _GQA],
-    "smollm3": [_GQA, _GQA | {"mlp_bias": True, **_BIAS, **_UNTIED}],
+    "smollm3": [
+        _GQA,
+        _GQA | {"mlp_bias": True, **_BIAS, **_UNTIED},
+        _GQA | _WINDOW | {"layer_types": ["sliding_attention", "full_attention", "full_attention"]},
+    ],
     "glm4": [_GQA | {"head_dim": 10}, _GQA | {"head_dim": 10, "attention_bias": False}],
     "gptj": [_GPT2 | {"rotary_dim": 4}, _GPT2 | {"rotary_dim": 8, "n_inner": 71}],
     "ministral": [

@@ -105,7 +105,7 @@ def config_fields(config: Mapping[str, Any], source: str) -> dict[str, Any]:
         return _fields(config, model_type, source, is_nested=False)
     if not isinstance(nested, dict):
         raise InputError(f"{source}: text_config={reprlib.repr(nested)} is not a table of keys", hint="correct it")
-    if "tie_word_embeddings" in config and "tie_word_embeddings" not in nested:
+    if "tie_word_embeddings" in config:  # the head is the whole model's, so its word counts (transformers 5)
         nested = {**nested, "tie_word_embeddings": config["tie_word_embeddings"]}
     nested_type = _model_type(nested, f"{source}: text_config")
     return {"part": "text part", **_fields(nested, nested_type, source, is_nested=True)}

@@ -124,6 +124,8 @@ def cohere2(config: ConfigReader) -> dict[str, Any]:
 def smollm3(config: ConfigReader) -> dict[str, Any]:
     """SmolLM3: Llama that leaves out the rotation in every fourth layer, which changes no count."""
     pattern = "".join("GL"[rotates] for rotates in _rotating(config))
+    if config.texts("layer_types") is not None:  # they hold whether use_sliding_window is true or not
+        return llama(config) | window_fields(config, pattern)
     return llama(config) | switched_window_fields(config, pattern)
 
 
