@@ -211,6 +211,18 @@ class TestInTheBrowser:
         assert "equal shares only of a multiple of 2 tokens" in figures["text"]
         assert catalog_devices()[place].why_no_peak("bf16") in figures["text"]
 
+    def test_what_has_no_closed_form_is_said_in_the_readers_language(self, opened):
+        """Mixed precision has no roofline; its memory is that of the closed form."""
+        spec = model("gpt")
+        shown = opened(_data([spec], precision="autocast"), lang="zh")
+        assert (
+            "未知：precision=autocast 的屋顶线模型没有闭式公式" in shown.page.locator(".outcome:visible").inner_text()
+        )
+        choice = Choice(batch=3, seq_len=36, phase="train", dtype="bf16")
+        (figures,) = shown.page.evaluate(CHOOSE, [_controls(0, choice, "here")])
+        assert figures["peak_bytes"] == estimate_memory(spec, workload_of(choice, precision="autocast")).peak_bytes
+        assert figures["time_s"] is None
+
     def test_both_languages_choose_the_same(self, opened):
         """What is chosen in English is chosen in Chinese."""
         shown = opened(_data_of_all())

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, get_args
 
 import msgspec
 
-from flopwatch.compare.whatif.coefficients import DTYPES, OPTIMIZERS, PHASES, coefficients_of
+from flopwatch.compare.whatif.coefficients import DTYPES, OPTIMIZERS, PHASES, Coefficients, coefficients_of
 from flopwatch.compare.whatif.evaluate import MOST_BATCH, Reason
 from flopwatch.compare.whatif.memory import LEAST_SEQ_LEN, PARTS
 from flopwatch.compare.whatif.packed import packed
@@ -87,6 +87,7 @@ def _panel(specs: Sequence[ModelSpec], base: Workload, record: Record, words: Wo
     # What is not chosen on the page.
     bare = Workload(ops=base.ops, precision=base.precision, loss=base.loss, adamw=base.adamw)
     device_types = tuple(dict.fromkeys(("cuda", here["device_type"])))
+    models = [coefficients_of(spec, bare, device_types) for spec in specs]
     return Panel(
         menus=[*_menus(specs, start, words), _device_menu(cards, here["label"], words)],
         batch=start.batch,
@@ -96,7 +97,7 @@ def _panel(specs: Sequence[ModelSpec], base: Workload, record: Record, words: Wo
         figures=[(name, words(f"whatif.{name}")) for name in _FIGURES],
         notes=[words("whatif.note_memory"), words("whatif.note_time")],
         numbers={
-            "models": [packed(coefficients_of(spec, bare, device_types)) for spec in specs],
+            "models": [packed(model) for model in models],
             "devices": {_HERE: here} | {number: _numbers_of(card) for number, card in cards.items()},
             "element_bytes": {dtype: DTYPE_BYTES[dtype] for dtype in DTYPES},
             "ops": base.ops,
@@ -109,11 +110,19 @@ def _panel(specs: Sequence[ModelSpec], base: Workload, record: Record, words: Wo
             "devices": {_HERE: _here_said(results, words)}
             | {number: _card_said(card, words) for number, card in cards.items()},
             "parts": [words.said(part) for part in PARTS],
+            "sentences": {why: words.said(why) for model in models for why in _whys(model)},
             "words": {name: words.template(f"whatif.{name}") for name in _SAID},
             "reasons": {name: words.template(f"whatif.why_{name}") for name in get_args(Reason)},
             "na": words("na"),
         },
     )
+
+
+def _whys(model: Coefficients) -> Iterator[str]:
+    """What has no closed form, as the coefficients say it."""
+    for why in (model.why_no_ops, *(step.why_not for step in model.memory.values())):
+        if why is not None:
+            yield why
 
 
 def _start(record: Record, results: Sequence[ReportResult], spec: ModelSpec, base: Workload) -> Workload:

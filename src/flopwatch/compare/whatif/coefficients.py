@@ -97,7 +97,7 @@ def _ops(spec: ModelSpec, base: Workload, kernels: tuple[str, ...]) -> tuple[dic
                 within = step_forms(spec, work, is_within_window=True) if spec.n_windowed_layers else None
                 beyond = step_forms(spec, work, is_within_window=False)
             except SpecError as error:
-                why_not = str(error)
+                why_not = error.message
                 continue
             found[ops_key(phase, kernel)] = StepForms(within=within, beyond=beyond)
     return found, why_not
@@ -132,4 +132,4 @@ def _step_moments(spec: ModelSpec, workload: Workload, device_type: str) -> Step
             more=moments_of(spec, workload, device_type=device_type, is_batch_one=False),
         )
     except (SpecError, NotPolynomialError) as error:
-        return StepMoments(why_not=str(error))
+        return StepMoments(why_not=error.message)

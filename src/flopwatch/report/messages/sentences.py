@@ -275,6 +275,13 @@ _MEASURED: Final[tuple[tuple[str, str], ...]] = (
         "MBU 为 {rate} 的 {share}，超过 100 %：一部分来自缓存，"
         "或带宽是在繁忙的设备上测的；请用 `flopwatch peak` 重新测量",
     ),
+    # what has no closed form
+    ("no roofline of {what} is known in closed form", "{what} 的屋顶线模型没有闭式公式"),
+    ("memory of n_mtp_layers={n} is not known in phase {phase}", "{phase}阶段 n_mtp_layers={n} 的内存未知"),
+    (
+        "a figure is no polynomial of second degree in the sequence length",
+        "有一项不是序列长度的二次多项式",
+    ),
 )
 
 SENTENCES: Final[tuple[tuple[str, str], ...]] = (*_CONVENTIONS, *_PEAKS, *_MEASURED)

@@ -28,6 +28,7 @@
       this.model = data.models[choice.model];
       this.device = data.devices[choice.device];
       this.said = said.devices[choice.device];
+      this.sentences = said.sentences;
       this.isTrain = choice.phase === "train";
       this.again = this.isTrain ? choice.recompute : "none";
       this.kernel = choice.attention === "math" || data.ops === "elementary" ? "math" : "fused";
@@ -78,7 +79,7 @@
     parts(batch, name) {
       const [one, more, whyNot] = this.steps();
       const moments = batch === 1 ? one : more;
-      if (!moments) return this.unknown(name, "not_estimated", { why: whyNot });
+      if (!moments) return this.unknown(name, "not_estimated", { why: this.sentences[whyNot] });
       if (this.choice.seq_len < this.data.least_seq_len) return this.unknown(name, "too_short");
       const [multiple, step, update] = moments;
       if (multiple && (batch * this.nQueries()) % multiple) return this.unknown(name, "uneven_rows", { n: multiple, step: this.batchStep() });
@@ -98,7 +99,7 @@
       const limit = this.device.limit_bytes;
       const [, more, whyNot] = this.steps();
       if (limit === null) return this.unknown("batch", "no_limit", { device: this.device.label });
-      if (!more) return this.unknown("batch", "not_estimated", { why: whyNot });
+      if (!more) return this.unknown("batch", "not_estimated", { why: this.sentences[whyNot] });
       if (this.choice.seq_len < this.data.least_seq_len) return this.unknown("batch", "too_short");
       const step = this.batchStep();
       const fits = (nSteps) => sum(this.parts(nSteps * step, "search")) <= limit;
@@ -122,7 +123,7 @@
     time() {
       const { choice, device, model } = this;
       const forms = model.ops[choice.phase + " " + this.kernel];
-      if (!forms) return this.unknown("time", "no_roofline", { why: model.why_no_ops });
+      if (!forms) return this.unknown("time", "no_roofline", { why: this.sentences[model.why_no_ops] });
       if (!(choice.dtype in device.flops_per_s)) return this.unknown("time", "no_peak", { why: this.said.why_no_peak[choice.dtype] });
       if (device.bandwidth_bytes_per_s === null) return this.unknown("time", "no_bandwidth", { device: device.label });
       const [within, beyond] = forms;
