@@ -246,3 +246,9 @@ def exit_at_exit(arguments):
 
     atexit.register(lambda: time.sleep(600))
     return {"done": 1}
+
+
+def leave_a_daemon_and_hang(arguments):
+    process = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    Path(arguments["note"]).write_text(str(process.pid))
+    time.sleep(600)

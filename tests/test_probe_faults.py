@@ -1,5 +1,7 @@
 """More ways in which a child goes wrong: the outcome is right, no process stays, and the next probe runs."""
 
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -39,7 +41,7 @@ def runner(shared):
 
 
 def is_gone(pid):
-    for _ in range(50):
+    for _ in range(250):
         if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
             return True
         time.sleep(0.02)
@@ -168,3 +170,28 @@ def test_a_child_that_became_another_program_gave_no_answer(runner):
     ended = runner.run(ask("replace_itself"))
     assert (ended.outcome, ended.failure) == ("crashed", "no-answer")
     assert "another program" in ended.error
+
+
+PARENT = """
+import sys
+from pathlib import Path
+from flopwatch.probe.protocol import ProbeRequest
+from flopwatch.probe.runner import ProbeRunner
+root, tests, note = sys.argv[1:]
+with ProbeRunner(root=Path(root)) as runner:
+    runner.run(ProbeRequest(job="fault_jobs:leave_a_daemon_and_hang", arguments={"note": note}, import_from=[tests]))
+"""
+
+
+@pytest.mark.slow
+def test_a_daemon_goes_when_the_parent_is_killed(tmp_path):
+    """Nobody is left to ask for it but the supervisor, which sees the parent go."""
+    note, root = tmp_path / "pid", tmp_path / "root"
+    root.mkdir()
+    with subprocess.Popen([sys.executable, "-c", PARENT, str(root), TESTS, str(note)]) as parent:
+        for _ in range(600):
+            if note.exists() and note.read_text():
+                break
+            time.sleep(0.05)
+        parent.kill()
+    assert is_gone(int(note.read_text()))
