@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
-from flopwatch.api.step_memory import StepMemory, step_memory
+from flopwatch.api.step_memory import CpuStepMemory, StepMemory, step_memory
 from flopwatch.errors import InputError
 from flopwatch.measure.batch_search import Found, Grid, Try, search_batch
 from flopwatch.measure.limit import Limit
 from flopwatch.probe.failures import classify_error
 from flopwatch.record import NextBatch, ProbeRow
+from flopwatch.trace.hidden import hidden_ops
 from flopwatch.units import format_bytes
 
 Step = Callable[[int], object]
@@ -91,6 +92,14 @@ def fit_step(
         warnings.warn(
             f"every call of the step leaves {format_bytes(result.leaked_bytes)} behind: batch {result.batch} is what"
             " ran beside that; look for a list that keeps losses or outputs",
+            FitWarning,
+            stacklevel=2,
+        )
+    hidden = hidden_ops(memory.ops) if isinstance(memory, CpuStepMemory) else []
+    if hidden:
+        warnings.warn(
+            f"the limit counts tensors, and not what kernels allocate inside, as these do: {', '.join(hidden)};"
+            " `flopwatch fit package.module:factory` counts all of it",
             FitWarning,
             stacklevel=2,
         )

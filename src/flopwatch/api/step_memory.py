@@ -55,6 +55,11 @@ class CpuStepMemory:
         """The most of them at once since the last `reset_peak`."""
         return self._budget.peak_bytes
 
+    @property
+    def ops(self) -> set[str]:
+        """The names of the operators that ran while it was limited."""
+        return {op.rpartition(".")[0] for op in self._budget.ops}  # less the overload
+
     def reset_peak(self) -> None:
         """Let the peak count from what is there now."""
         self._budget.reset_peak()

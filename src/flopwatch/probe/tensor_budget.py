@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import torch
@@ -28,6 +28,7 @@ class TensorBudget(TorchDispatchMode):
         self.allocated_bytes = 0
         self.peak_bytes = 0
         self.n_out_of_memory = 0
+        self.ops: set[str] = set()  # the names of all operators that ran
         self._sizes: dict[int, int] = {}  # the storage's address -> bytes
 
     def reset_peak(self) -> None:
@@ -36,13 +37,14 @@ class TensorBudget(TorchDispatchMode):
 
     def __torch_dispatch__(
         self,
-        func: Callable[..., Any],
+        func: Any,
         types: Sequence[type],
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Run the operator and count what it made; raises torch.OutOfMemoryError, keeping none of it."""
         kwargs = kwargs or {}
+        self.ops.add(str(func))
         out = func(*args, **kwargs)
         made = {storage._cdata: storage for storage in _storages(out)}
         is_fresh = func is torch.ops.aten.lift_fresh.default  # torch.tensor(...): no operator has made its argument

@@ -30,9 +30,14 @@ _ALLOCATES: Final = (
 )
 
 
+def hidden_ops(ops: Iterable[str]) -> list[str]:
+    """Those of the operators that are known to allocate inside, each once."""
+    return sorted({op for op in ops if any(part in op for part in _ALLOCATES)})
+
+
 def hidden_note(ops: Iterable[str]) -> str | None:
     """What is to be said of the peak of a trace with these operators; None where nothing is known against it."""
-    found = sorted({op for op in ops if any(part in op for part in _ALLOCATES)})
+    found = hidden_ops(ops)
     if not found:
         return None
     names = ", ".join(found)
