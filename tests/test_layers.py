@@ -12,6 +12,7 @@ LAYERS = {
     "errors": 0,
     "units": 0.5,
     "tally": 0,
+    "fields": 0,
     "record": 0.5,
     "model": 1,
     "workload": 1,
@@ -31,7 +32,20 @@ LAYERS = {
     "__init__": 9,
     "__main__": 9,
 }
-NO_TORCH = {"errors", "units", "tally", "record", "model", "workload", "store", "cost", "measure", "compare", "report"}
+NO_TORCH = {
+    "errors",
+    "fields",
+    "units",
+    "tally",
+    "record",
+    "model",
+    "workload",
+    "store",
+    "cost",
+    "measure",
+    "compare",
+    "report",
+}
 
 
 def _part(path: Path) -> str:

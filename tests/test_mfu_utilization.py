@@ -240,3 +240,30 @@ def test_the_batch_beside_tokens_per_s_changes_nothing():
     """Figures are per token."""
     alone = mfu(SMALL, seq_len=32, tokens_per_s=10.0)
     assert mfu(SMALL, seq_len=32, tokens_per_s=10.0, batch=5) == alone
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"phase": "training"}, "phase='training' is not one of"),
+        ({"n_devices": 1.5}, "--n-devices 1.5 is not a whole number"),
+        ({"tokens_per_s": "10k"}, "--tokens-per-s '10k' is not a number"),
+        ({"tokens_per_s": True}, "--tokens-per-s True is not a number"),
+        ({"tokens_per_s": 10**400}, "is too large"),
+        ({"peak_tflops": "312"}, "--peak-tflops '312' is not a number"),
+        ({"peak_tflops": True}, "--peak-tflops True is not a number"),
+        ({"device": 5}, "device=5 is not a name"),
+        ({"device": "A100 SXM", "peak_set": "best"}, "peak_set='best' is no table of peaks"),
+    ],
+)
+def test_what_a_caller_mistypes_is_refused_not_guessed(options, message):
+    """A phase, a table or a number of devices that is none would give another figure without a word."""
+    with pytest.raises(InputError) as caught:
+        mfu(SMALL, **{"tokens_per_s": 100, **options})
+    assert message in str(caught.value)
+
+
+def test_changes_may_be_numbers():
+    """changes={"n_layers": 5} is --set n_layers=5."""
+    by_number = mfu("gpt-xl", tokens_per_s=100, changes={"n_layers": 5})
+    assert by_number.flops_per_token == mfu("gpt-xl", tokens_per_s=100, changes={"n_layers": "5"}).flops_per_token

@@ -3,7 +3,7 @@
 import pytest
 
 from flopwatch.errors import SpecError
-from flopwatch.model.spec import spec_from_fields
+from flopwatch.model.spec import MLASpec, ModelSpec, spec_from_fields
 from flopwatch.workload import Workload
 
 GPT = {"n_layers": 12, "d_model": 768, "n_heads": 12, "vocab_size": 50257}
@@ -101,3 +101,30 @@ def test_decode_works_on_one_token_for_each_sequence():
     """Batch 3 at 1000 keys: three tokens, three rows of logits."""
     work = Workload(batch=3, seq_len=1000, phase="decode")
     assert (work.n_tokens, work.n_queries, work.n_logit_positions) == (3, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Workload(phase="training"), "phase='training' is not one of forward, train, prefill, decode"),
+        (lambda: Workload(phase="train", recompute="selective"), "recompute='selective' is not one of none, full"),
+        (lambda: Workload(dtype="bfloat16"), "dtype='bfloat16' is not one of fp32, tf32, bf16"),
+        (lambda: Workload(batch=True), "batch=True: expected `int`, got `bool`"),
+        (lambda: ModelSpec(**GPT, ffn="swigluu"), "ffn='swigluu' is not one of gelu, relu, swiglu, geglu"),
+        (lambda: ModelSpec(**GPT, tied_head="no"), "tied_head='no': expected `bool`, got `str`"),
+        (lambda: ModelSpec(**GPT, d_ff=3072.0), "d_ff=3072.0: expected `int`, got `float`"),
+        (lambda: ModelSpec(**GPT, moe={"n_experts": 2}), "missing required field `experts_per_token`"),
+        (lambda: MLASpec(kv_rank=4, d_nope=4, d_rope=2, d_value=4, q_rank=1.5), "mla.q_rank=1.5: expected `int`"),
+    ],
+)
+def test_a_value_that_no_file_could_hold_is_refused_in_python_too(make, message):
+    """A phase that nobody knows would count as forward, a third of train: never a number without a word."""
+    with pytest.raises(SpecError) as caught:
+        make()
+    assert message in str(caught.value)
+
+
+def test_tables_and_lists_become_what_they_stand_for():
+    """A dict of a mixture, as a spec file has it."""
+    moe = {"n_experts": 4, "experts_per_token": 2, "d_ff_expert": 96, "dense_layers": [1, 5]}
+    assert ModelSpec(**GPT, moe=moe) == spec_from_fields(GPT | {"moe": moe})

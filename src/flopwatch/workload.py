@@ -7,6 +7,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from flopwatch.errors import SpecError
+from flopwatch.fields import check_fields
 
 Phase = Literal["forward", "train", "prefill", "decode"]
 DType = Literal["fp32", "tf32", "bf16", "fp16", "fp8", "int8", "fp64"]
@@ -49,6 +50,7 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             value = getattr(self, name)
             if not isinstance(value, int) or not 0 < value <= _MOST:
                 raise SpecError(f"{name}={value} is not a positive whole number", hint="it counts from 1")
+        check_fields(self, SpecError)
         if self.recompute != "none" and self.phase != "train":
             raise SpecError(
                 f"recompute={self.recompute} has no meaning in phase {self.phase}",

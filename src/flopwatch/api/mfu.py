@@ -64,7 +64,7 @@ def mfu(
         recompute=recompute,
         uses_flash=uses_flash,
     )
-    peaks = {dtype: peak_tflops} if isinstance(peak_tflops, int | float) else peak_tflops
+    peaks = peak_tflops if isinstance(peak_tflops, Mapping | None) else {dtype: peak_tflops}
     return mfu_under(run, [convention], device=device, peak_tflops=peaks, peak_set=peak_set)[0]
 
 

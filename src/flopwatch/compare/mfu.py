@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import isfinite
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 import msgspec
 
@@ -79,6 +79,12 @@ def find_ceiling(
     peak_set: PeakSet = "datasheet",
 ) -> Ceiling:
     """The peaks to divide by: the user's, else those of the named device in the named set, else none with a reason."""
+    if peak_set not in get_args(PeakSet):
+        raise InputError(
+            f"peak_set={peak_set!r} is no table of peaks", hint=f"there are {', '.join(get_args(PeakSet))}"
+        )
+    if device is not None and not isinstance(device, str):
+        raise InputError(f"device={device!r} is not a name", hint="give it as its driver reports it, like 'A100 SXM'")
     if peak_tflops:
         _check_peaks(peak_tflops)
         named = f" for {device}" if device else ""
@@ -96,6 +102,8 @@ def find_ceiling(
 def _check_peaks(peak_tflops: Mapping[str, float]) -> None:
     for dtype, tflops in peak_tflops.items():
         _check_dtype(dtype)
+        if isinstance(tflops, bool) or not isinstance(tflops, int | float):
+            raise InputError(f"--peak-tflops {tflops!r} is not a number", hint="give the peak of one device in TFLOP/s")
         if not (isfinite(tflops) and tflops > 0):
             raise InputError(f"--peak-tflops {tflops} is not above zero", hint="give the peak of one device in TFLOP/s")
         if tflops > _MOST_TFLOPS:

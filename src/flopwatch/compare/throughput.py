@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import reprlib
 from math import isfinite
+from numbers import Real
 from typing import Final
 
 import msgspec
@@ -12,6 +14,7 @@ from flopwatch.errors import InputError
 _SECONDS_PER_DAY: Final = 86_400
 _LEAST_TOKENS_PER_S: Final = 1e-9
 _MOST_TOKENS_PER_S: Final = 1e15
+_LARGEST: Final = 1 << 80
 _WAYS: Final = (
     "--tokens-per-s, --tokens-per-s-per-device, --step-s with --batch, --samples-per-s, or --days with --tokens"
 )
@@ -36,8 +39,8 @@ class Throughput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     def __post_init__(self) -> None:
         for name in msgspec.structs.fields(self):
             value = getattr(self, name.name)
-            if value is not None and not (isfinite(value) and value > 0):
-                raise InputError(f"{_flag(name.name)} {value} is not above zero", hint="give what was measured")
+            if value is not None:
+                _check_number(_flag(name.name), value, is_whole=name.name in {"n_devices", "batch"})
         given = self._given()
         if not given:
             raise InputError("no throughput is given", hint=f"give one of {_WAYS}")
@@ -81,6 +84,18 @@ class Throughput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         if self.days is not None and self.tokens is not None:
             return self.tokens / (self.days * _SECONDS_PER_DAY)
         raise AssertionError("one way is given: checked when made")
+
+
+def _check_number(flag: str, value: object, *, is_whole: bool) -> None:
+    """Raise InputError for what is no number above zero; devices and sequences come whole."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise InputError(f"{flag} {reprlib.repr(value)} is not a number", hint="give what was measured")
+    if isinstance(value, int) and value > _LARGEST:
+        raise InputError(f"{flag} {reprlib.repr(value)} is too large", hint="give what was measured")
+    if not (isfinite(value) and value > 0):
+        raise InputError(f"{flag} {value} is not above zero", hint="give what was measured")
+    if is_whole and value != int(value):
+        raise InputError(f"{flag} {value} is not a whole number", hint="give what was measured")
 
 
 def _flag(name: str) -> str:

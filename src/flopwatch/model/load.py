@@ -34,7 +34,7 @@ def load_spec(name: str, changes: Mapping[str, str] | None = None) -> ModelSpec:
     them out. Raises UnknownModelError (with the nearest names), InputError for a file or a change that cannot be used.
     """
     fields = _raw_fields(name)
-    changes = {_OTHER_NAMES.get(field, field): text for field, text in (changes or {}).items()}
+    changes = {_OTHER_NAMES.get(field, field): str(text) for field, text in (changes or {}).items()}
     for field, text in changes.items():
         _change(fields, field, text, changes)
     if changes:

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, get_args, get_origin
 import msgspec
 
 from flopwatch.errors import SpecError
+from flopwatch.fields import check_fields
 
 # A field left out is worked out from the others in __post_init__, so that every reader sees an int.
 _DERIVED: Any = None
@@ -39,6 +40,7 @@ class MoESpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     shared_gate: bool = False
 
     def __post_init__(self) -> None:
+        check_fields(self, SpecError, prefix="moe.")
         if self.d_ff_shared is None:
             msgspec.structs.force_setattr(self, "d_ff_shared", self.n_shared_experts * self.d_ff_expert)
         _check_positive(self, "n_experts", "experts_per_token", "d_ff_expert", "layer_step", prefix="moe.")
@@ -70,6 +72,7 @@ class MLASpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     q_rank: int = 0
 
     def __post_init__(self) -> None:
+        check_fields(self, SpecError, prefix="mla.")
         _check_positive(self, "kv_rank", "d_nope", "d_rope", "d_value", prefix="mla.")
         _check_not_negative(self, "q_rank", prefix="mla.")
 
@@ -120,6 +123,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     def __post_init__(self) -> None:
         _check_positive(self, "n_layers", "d_model", "n_heads", "vocab_size", "max_seq_len")
+        check_fields(self, SpecError)
         self._derive()
         _check_positive(self, "n_kv_heads", "d_head", "d_ff", "padded_vocab_size", "d_embed")
         _check_not_negative(self, "n_mtp_layers", "norms_per_layer", "n_extra_positions")
