@@ -105,6 +105,21 @@ def test_any_batch_is_predicted_from_lines_with_what_kernels_take(name):
         assert found.peak_bytes(batch) == pytest.approx(real_peak(name, where), rel=0.01, abs=4096)
 
 
+@pytest.mark.slow
+def test_operators_too_large_to_be_tried_are_known_from_smaller_batches(monkeypatch):
+    """As if a call of 12 MiB were too much: at batch 71 the convolutions are, at batches up to 16 they are not."""
+    arguments = arguments_of("unet", phase="train")
+    arguments["workload"] |= {"batch": 71}
+    exact = own_memory(arguments)["peak_bytes"]
+    monkeypatch.setattr("flopwatch.api.own_hidden._MOST_BYTES", 12 << 20)
+    found = own_memory(arguments)
+    assert found["details"]["notes"] == []
+    assert (found["batch"], found["details"]["at"]["op"]) == (71, "aten.convolution_backward")
+    assert found["peak_bytes"] == pytest.approx(exact, rel=0.005)
+    monkeypatch.setattr("flopwatch.api.own_hidden._MOST_BYTES", 1 << 10)
+    assert any("aten.convolution" in note for note in own_memory(arguments)["details"]["notes"])
+
+
 def test_a_trace_of_a_users_step_says_which_kernels_take_more_than_its_memory_shows():
     """fw.trace runs nothing twice: a note names the operators; FLOPs alone have none."""
     network, (images,) = NETWORKS["cnn"](3)

@@ -200,6 +200,9 @@ class _Memory:
         self._own = own
         self._workload = workload
         self._is_inside = is_inside
+        self._is_cut_short = False
+        self._tapes: dict[int, Tape] = {}
+        self._takes_batch = _takes_batch(source)
         self._made_bytes = sum(one.numel() * one.element_size() for one in source.module.state_dict().values())
         self.notes: dict[str, None] = {}
 
@@ -216,25 +219,49 @@ class _Memory:
         )
         said = measured.notes() if self._is_inside else made.notes
         self.notes |= dict.fromkeys(said)
+        self._is_cut_short |= measured.is_cut_short
         tape = tape_of(made)
         if self._made_bytes > tape.peak().n_bytes:  # it is converted afterwards
             self.notes[_MAKING] = None
         if self._is_inside:
             measured.name_makers(tape)
+        self._tapes[work.batch] = tape
         return tape
+
+    def tape_here(self) -> Tape:
+        """The tape at this batch: where its operators are too large to be tried, from lines through small batches."""
+        tape, said = self.tape(), self.notes
+        if not self._is_cut_short or not self._takes_batch or self._workload.batch <= _INSIDE_CHECKED:
+            return tape
+        self.notes, self._is_cut_short = {}, False
+        any_batch = self._inside_lines()
+        if any_batch is None or self._is_cut_short:
+            self.notes = said
+            return tape
+        tape = self._tapes[_INSIDE_RUNS[0]]
+        for block, n_bytes in zip(tape.blocks, any_batch.events_at(self._workload.batch)[1], strict=True):
+            block.n_bytes = n_bytes
+        return tape
+
+    def _inside_lines(self) -> AnyBatch | None:
+        """Lines with what kernels take inside; None where they are none."""
+        with contextlib.suppress(BatchDependentError):
+            any_batch = AnyBatch(self.tape, runs=_INSIDE_RUNS)
+            any_batch.check(_INSIDE_CHECKED, share=_NEAR_SHARE)
+            return any_batch
+        return None
 
     def parts(self) -> dict[str, Any]:
         """The parts of the peak at this batch."""
-        parts = self.tape().peak().parts
+        parts = self.tape_here().peak().parts
         return {"predicted_parts": {name: n_bytes for name, n_bytes in parts.items() if n_bytes}}
 
     def lines(self) -> dict[str, Any]:
         """The peak at batch 1, and the lines whose highest is the peak at any other."""
         if self._is_inside:
-            with contextlib.suppress(BatchDependentError):
-                any_batch = AnyBatch(self.tape, runs=_INSIDE_RUNS)
-                any_batch.check(_INSIDE_CHECKED, share=_NEAR_SHARE)
-                return self._lines(any_batch)
+            inside = self._inside_lines()
+            if inside is not None:
+                return self._lines(inside)
             self._is_inside = False
             self.notes = {_NO_LINES: None}
         any_batch = AnyBatch(self.tape)
@@ -257,7 +284,7 @@ def own_memory(arguments: dict[str, Any]) -> dict[str, Any]:
     work = _settled(source, asked, keep_dtype=arguments["keep_dtype"])
     memory = _Memory(own, work, source, is_inside=arguments["is_inside"])
     try:
-        tape = memory.tape()
+        tape = memory.tape_here()
     except TraceError as error:
         raise FlopwatchError(error.message, hint="`flopwatch fit` and `bench` measure what it takes") from error
     peak = tape.peak()

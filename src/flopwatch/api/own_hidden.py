@@ -26,7 +26,7 @@ from flopwatch.trace.without_data import no_functions
 
 _aten = torch.ops.aten
 _MOST_S: Final = 10.0  # for all of them in one trace
-_MOST_BYTES: Final = 2 << 30  # of the tensors of one call
+_MOST_BYTES: Final = 1 << 30  # of the tensors of one call
 _MATMULS: Final = frozenset({"mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot"})
 _LIBRARIES: Final = frozenset({"aten", "torchvision"})
 # What they allocate depends on the values of their indices.
@@ -66,13 +66,14 @@ class MeasuredTensors(TorchDispatchMode):
     """Makes visible what operators allocate inside on this CPU, for a trace of a step on fake CPU tensors.
 
     `not_measured` are operators that take memory of an unknown size, `other_ways` those whose backward is not what a
-    real run does; the peak is too low, or too high, by that.
+    real run does; the peak is too low, or too high, by that. `is_cut_short`: some were too large, or took too long.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.not_measured: dict[str, None] = {}
         self.other_ways: dict[str, None] = {}
+        self.is_cut_short = False
         self._found: dict[Any, _Found | None] = {}
         self._spent_s = 0.0
         self._makers: list[str | None] = []  # of each empty tensor: the operator that it stands for, if it does
@@ -175,7 +176,10 @@ class MeasuredTensors(TorchDispatchMode):
         n_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
         is_plain = all(_is_plain(tensor) for tensor in tensors)
         is_ours = func.namespace in _LIBRARIES and _name_of(func) not in _BY_VALUES
-        if not is_plain or not is_ours or n_bytes > _MOST_BYTES or self._spent_s > _MOST_S:
+        if not is_plain or not is_ours:
+            return None
+        if n_bytes > _MOST_BYTES or self._spent_s > _MOST_S:
+            self.is_cut_short = True
             return None
         try:
             return _run_alone(func, args, kwargs)
