@@ -126,6 +126,12 @@ def test_variants_that_agree_on_the_peak_are_answered_together():
         catalog.load_device("A100")
 
 
+def test_a_dtype_that_no_variant_has_is_no_question_of_the_variant():
+    """No A100 has fp8 units: to ask which one it is would lead nowhere."""
+    with pytest.raises(AmbiguousDeviceError, match="no variant of 'A100' has a fp8 matmul peak: A100 SXM4 40GB, "):
+        catalog.load_device("A100", dtype="fp8")
+
+
 def test_an_unknown_name_is_an_error_with_the_nearest_names():
     """A typing slip gets a suggestion, never a card."""
     with pytest.raises(UnknownDeviceError, match="no device is called 'L4s'; the nearest names are L4"):

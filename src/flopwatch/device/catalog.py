@@ -58,6 +58,9 @@ def _catalog() -> _Catalog:
     return msgspec.json.decode((_FOLDER / "catalog.json").read_bytes(), type=_Catalog)
 
 
+_NO_DTYPE: Final = "name another dtype, or give --peak-tflops"
+
+
 def catalog_devices() -> tuple[Device, ...]:
     """The devices that the package ships, without the user's own."""
     return _catalog().devices
@@ -103,6 +106,8 @@ def load_device(name: str, *, dtype: str | None = None) -> Device:
     if len(rates) == 1 and None not in rates and len({candidate.device for candidate in candidates}) == 1:
         return _merged(candidates)
     listed = ", ".join(_candidate_text(label, peak) for label, peak in peaks.items())
+    if dtype is not None and rates == {None}:  # naming one of them would not help
+        raise errors.AmbiguousDeviceError(f"no variant of {name!r} has a {dtype} matmul peak: {listed}", hint=_NO_DTYPE)
     raise errors.AmbiguousDeviceError(f"{name!r} can be {listed}", hint="name the variant")
 
 
