@@ -1,8 +1,10 @@
 """Conventions by name and from a user's file."""
 
+import os
+
 import pytest
 
-from flopwatch.cost.convention import convention_names, find_convention, flops_per_token, load_conventions
+from flopwatch.cost.convention import Convention, convention_names, find_convention, flops_per_token, load_conventions
 from flopwatch.errors import InputError
 from flopwatch.model.load import load_spec
 
@@ -113,3 +115,16 @@ def test_a_file_that_is_not_there_or_no_text_is_refused(tmp_path):
     path.write_bytes(b'[mine]\ntitle = "\xe9"\n')
     with pytest.raises(InputError, match="is not valid TOML"):
         load_conventions(path)
+
+
+def test_a_pipe_is_refused_at_once(tmp_path):
+    """Reading it would wait for ever."""
+    os.mkfifo(tmp_path / "pipe.toml")
+    with pytest.raises(InputError, match="is not a regular file"):
+        load_conventions(tmp_path / "pipe.toml")
+
+
+def test_a_convention_made_in_python_is_checked_as_one_of_a_file():
+    """An attention that nobody knows would count as causal."""
+    with pytest.raises(InputError, match="attention='half' is not one of full, causal"):
+        Convention(name="mine", title="t", source="s", attention="half", weights="matmul")

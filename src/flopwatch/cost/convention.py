@@ -71,6 +71,8 @@ def load_conventions(path: Path) -> dict[str, Convention]:
     A name that flopwatch ships is refused, so that one name never means two counts.
     """
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):  # reading a pipe or a device would never end
+            raise InputError(f"{path} is not a regular file", hint="give a readable TOML file")
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}", hint="give a readable TOML file") from error

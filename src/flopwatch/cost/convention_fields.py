@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from flopwatch.errors import InputError
+from flopwatch.fields import check_fields
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _SHARE: Final = re.compile(r"\d{1,9}(/[1-9]\d{0,8})?")
@@ -81,6 +82,7 @@ class Convention(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     peak: Literal["one", "weighted"] = "one"
 
     def __post_init__(self) -> None:
+        check_fields(self, InputError)
         if not _NAME.fullmatch(self.name) or self.name == "all":
             raise ValueError(f"the name {self.name!r} is not made of small letters, digits, . _ and -, or is 'all'")
         if self.counts_parameters and not (self.router and self.ffn == "as-built"):
