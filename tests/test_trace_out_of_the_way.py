@@ -177,3 +177,17 @@ def test_what_needs_data_is_refused_in_one_line():
         trace_model(ToNumpy(), (torch.ones(3, 3),))
     with pytest.raises(InputError, match="weight has no shape yet"):
         trace_model(nn.LazyLinear(4), (torch.ones(3, 3),))
+
+
+class Flexible(nn.Module):
+    """Attention that torch runs on real devices only."""
+
+    def forward(self, x):
+        return pytest.importorskip("torch.nn.attention.flex_attention").flex_attention(x, x, x)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without")
+def test_an_operator_that_refuses_meta_is_counted_on_fake_tensors():
+    """16 x 16 scores of two heads of 8, and the values."""
+    traced = trace_model(Flexible(), (torch.ones(1, 2, 16, 8),))
+    assert (traced.sums.forward, traced.coverage) == (2 * 2 * 2 * 16 * 16 * 8, "complete")

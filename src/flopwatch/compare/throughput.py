@@ -92,9 +92,9 @@ def _check_number(flag: str, value: object, *, is_whole: bool) -> None:
         raise InputError(f"{flag} {reprlib.repr(value)} is not a number", hint="give what was measured")
     if isinstance(value, int) and value > _LARGEST:
         raise InputError(f"{flag} {reprlib.repr(value)} is too large", hint="give what was measured")
-    if not (isfinite(value) and value > 0):
+    if not (isfinite(value) and float(value) > 0):
         raise InputError(f"{flag} {value} is not above zero", hint="give what was measured")
-    if is_whole and value != int(value):
+    if is_whole and not float(value).is_integer():
         raise InputError(f"{flag} {value} is not a whole number", hint="give what was measured")
 
 

@@ -36,6 +36,7 @@ _READS: Final = "the step reads a value of a tensor that has no data"
 # What torch says of tensors on meta -> what that means for the step.
 _WITHOUT_DATA: Final = (
     ("is not on the expected device", "the step mixes tensors on meta with others"),
+    ("on meta device", "torch has an operator of the step on real devices only"),
     ("with Meta tensors", "torch has no rule for an operator of the step on tensors without data"),
     ("register_meta function", "the shape of a result depends on values that are not there"),
     ("tensor to numpy", _READS),
@@ -63,7 +64,8 @@ def trace(
     (`auto`: torch's choice, a fused kernel on `meta` where one fits). `formulas` maps operators to functions as
     `torch.utils.flop_counter.register_flop_formula` takes them, for this trace only.
 
-    Compiled functions and modules run uncompiled meanwhile. Afterwards gradients, training flags and hooks are as
+    Compiled functions and modules run uncompiled meanwhile. Threads that the step starts are out of sight: modules
+    called there are listed as uncounted, bare operators are not seen. Afterwards gradients, training flags and hooks are as
     before the first call of a module (of `model`: as before the trace), and whatever the step raised is raised.
     Raises TraceError, naming the line, where the step reads a value that a tensor without data does not have.
     """
@@ -224,7 +226,7 @@ def _values_explained() -> Iterator[None]:
         yield
     except _NEEDS_VALUES as error:
         raise _explained(error, _READS) from error
-    except (RuntimeError, NotImplementedError, TypeError) as error:
+    except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
         text = str(error)
         if "meta tensor" in text and ("item()" in text or "no data" in text or "Cannot copy" in text):
             raise _explained(error, _READS) from error
