@@ -99,6 +99,19 @@ def test_work_in_another_thread_is_never_a_silent_zero():
         traced.check_complete()
 
 
+def test_a_thread_without_a_module_is_noted():
+    """No hook sees a bare matmul there; `Thread.start` is torch's and Python's own again afterwards."""
+    start = threading.Thread.start
+
+    def step():
+        thread = threading.Thread(target=torch.mm, args=(torch.ones(3, 4), torch.ones(4, 5)))
+        thread.start()
+        thread.join()
+
+    assert any("started a thread" in note for note in trace(step).notes)
+    assert threading.Thread.start is start
+
+
 @pytest.mark.filterwarnings("ignore")  # torch.jit is deprecated, and says so
 def test_an_optimized_script_is_counted_or_listed():
     """Linears pass the dispatcher; convolutions in oneDNN's layout do not."""

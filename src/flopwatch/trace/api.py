@@ -65,8 +65,9 @@ def trace(
     `torch.utils.flop_counter.register_flop_formula` takes them, for this trace only.
 
     Compiled functions and modules run uncompiled meanwhile. Threads that the step starts are out of sight: modules
-    called there are listed as uncounted, bare operators are not seen. Afterwards gradients, training flags and hooks are as
-    before the first call of a module (of `model`: as before the trace), and whatever the step raised is raised.
+    called there are listed as uncounted, bare operators are not seen, and a note says so. Afterwards gradients,
+    training flags and hooks are as before the first call of a module (of `model`: as before the trace), and whatever
+    the step raised is raised.
     Raises TraceError, naming the line, where the step reads a value that a tensor without data does not have.
     """
     if model is not None:

@@ -29,6 +29,7 @@ from flopwatch.trace.modules import ModuleNames, ModuleStack, Place
 from flopwatch.trace.sharded import ShardedWork
 from flopwatch.trace.stand_ins import STAND_INS
 from flopwatch.trace.storages import StorageLog, has_storage, is_transformed
+from flopwatch.trace.threads import threads_noted
 from flopwatch.trace.without_data import is_plain_fake, no_functions, view_of_fake
 
 Row = tuple[OpCost, Place, str]
@@ -81,6 +82,7 @@ class Recorder(TorchDispatchMode):
         with contextlib.ExitStack() as cleanup:
             cleanup.enter_context(without_compilation())
             cleanup.enter_context(_no_collection())
+            cleanup.enter_context(threads_noted(self.notes))
             cleanup.callback(self._finish)
             cleanup.callback(self._stack.remove)
             self._stack.install()
