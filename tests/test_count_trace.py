@@ -43,6 +43,7 @@ def odd():
 
 
 number = 3
+linear = nn.Linear(8, 3)
 
 
 def nothing():
@@ -202,6 +203,7 @@ def test_a_factory_without_inputs_gets_token_ids(factories, capsys):
         (["my_models:mlp", "--trace", "--set", "depth=2"], "my_models:mlp has no parameter depth"),
         (["my_models:mlp", "--trace", "--phase", "decode"], "phase=decode"),
         (["my_models:mlp"], "count --trace, which runs it"),
+        (["my_models:linear", "--trace"], "brings no inputs, and does not run on token ids"),
         (["my_models:mlp", "--reconcile"], "has no closed form"),
         (["gpt-small", "--trace", "--convention", "palm"], "not under --convention palm"),
     ],

@@ -127,11 +127,15 @@ def _of_source(
             memory_events=False,
         )
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        if is_factory(name):  # the user's own code: their traceback says where
-            raise
         first = str(error).partition("\n")[0]
+        if not is_factory(name):
+            raise InputError(
+                f"what transformers builds from {name} does not run: {first}", hint="check its sizes in the config.json"
+            ) from error
+        if source.has_inputs:  # the user's own code: their traceback says where
+            raise
         raise InputError(
-            f"what transformers builds from {name} does not run: {first}", hint="check its sizes in the config.json"
+            f"{name} brings no inputs, and does not run on token ids: {first}", hint="return (module, inputs)"
         ) from error
     batch, seq_len, _ = source.sizes
     work = msgspec.structs.replace(workload, batch=batch, seq_len=seq_len)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import dataclasses
+import functools
 import importlib
 import inspect
 import os
@@ -74,6 +75,8 @@ def load_factory(name: str, workload: Workload, changes: Mapping[str, str] | Non
     [batch, seq_len]. The current folder is on the path, as for `python -m`. Raises InputError naming what is wrong.
     """
     function = find_factory(name)
+    if isinstance(function, nn.Module):  # the module itself, not what makes one
+        function = functools.partial(_itself, function)
     offered = {"batch": workload.batch, "seq_len": workload.seq_len}
     wanted = {key: _value(text) for key, text in (changes or {}).items()}
     parameters = _parameters(function)
@@ -90,6 +93,10 @@ def load_factory(name: str, workload: Workload, changes: Mapping[str, str] | Non
         )
     takes = frozenset(offered) & frozenset(parameters)
     return _with_inputs(name, module, inputs, workload, takes=takes)
+
+
+def _itself(module: nn.Module) -> nn.Module:
+    return module
 
 
 def load_transformers(path: str, workload: Workload, *, trust_remote_code: bool = False) -> Source:
