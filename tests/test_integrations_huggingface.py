@@ -162,20 +162,31 @@ def test_a_module_without_a_config_says_so():
         huggingface.spec_of_model(torch.nn.Linear(3, 5))
 
 
-def _watching(model, **options):
-    callback = huggingface.MeterCallback(peak_flops_per_s=1e30, warmup_steps=0, **options)
+def _watching(model, *, spec=None, **options):
+    named = {} if spec is None else {"model": spec}
+    callback = huggingface.MeterCallback(peak_flops_per_s=1e30, warmup_steps=0, **named, **options)
     arguments = transformers.TrainingArguments(output_dir="unused", use_cpu=True, report_to=[])
     callback.on_train_begin(arguments, None, None, model=model)
     return callback
 
 
-@pytest.mark.parametrize("packed", [{"position_ids": torch.arange(LENGTH)[None]}, {"cu_seq_lens_q": torch.arange(3)}])
-def test_packed_rows_are_not_taken_for_one_long_sequence(packed, tmp_path, monkeypatch):
+@pytest.mark.parametrize("n_rows", [1, 3])
+@pytest.mark.parametrize(
+    "packed",
+    [
+        {"position_ids": torch.arange(LENGTH)[None]},
+        {"cu_seq_lens_q": torch.arange(3)},
+        {"attention_mask": torch.ones((1, 1, LENGTH, LENGTH))},
+        {"attention_mask": {"full_attention": None}},
+    ],
+    ids=["positions", "offsets", "mask of pairs", "masks by layer"],
+)
+def test_packed_rows_are_not_taken_for_one_long_sequence(packed, n_rows, tmp_path, monkeypatch):
     """Their lengths are on the device: no MFU, and the way to give them."""
     monkeypatch.chdir(tmp_path)
     model = make_model().train()
     callback = _watching(model)
-    ids = torch.zeros((1, LENGTH), dtype=torch.int64)
+    ids = torch.zeros((n_rows, LENGTH), dtype=torch.int64)
     callback._see(model, (), {"input_ids": ids, **packed})
     callback.on_step_end(None, None, None)
     assert "perf/mfu" not in callback.meter.metrics()
@@ -184,6 +195,102 @@ def test_packed_rows_are_not_taken_for_one_long_sequence(packed, tmp_path, monke
     counted._see(model, (), {"input_ids": ids, **packed})
     counted.on_step_end(None, None, None)
     assert "perf/mfu" in counted.meter.metrics()
+
+
+def test_a_mask_of_padding_is_no_packing(tmp_path, monkeypatch):
+    """[sequences, length], with the positions beside it or not."""
+    monkeypatch.chdir(tmp_path)
+    model = make_model().train()
+    callback = _watching(model)
+    rows = {"input_ids": torch.zeros((2, LENGTH), dtype=torch.int64), "attention_mask": torch.ones((2, LENGTH))}
+    callback._see(model, (), rows)
+    callback._see(model, (), {**rows, "position_ids": torch.arange(LENGTH)[None]})
+    callback.on_step_end(None, None, None)
+    assert "perf/mfu" in callback.meter.metrics()
+
+
+def test_an_evaluation_in_the_middle_of_a_step_is_a_pause(tmp_path, monkeypatch):
+    """And does not end the training: 7 s between two micro-batches of 1 s each are none of the step's."""
+    monkeypatch.chdir(tmp_path)
+    now_s = [0.0]
+    model = make_model().train()
+    callback = _watching(model, clock=lambda: now_s[0])
+    rows = {"input_ids": torch.zeros((2, LENGTH), dtype=torch.int64)}
+
+    def forward(seconds):
+        callback._see(model, (), rows)
+        now_s[0] += seconds
+
+    forward(1)
+    model.eval()
+    forward(3)
+    forward(4)
+    callback.on_evaluate(None, None, None)
+    model.train()
+    forward(1)
+    callback.on_step_end(None, None, None)
+    assert callback.meter.metrics()["perf/step_s"] == pytest.approx(2)
+    assert callback.meter.summary()["perf/paused_s/eval"] == pytest.approx(7)
+
+
+def test_text_that_a_callback_lets_the_model_write_is_a_pause(tmp_path, monkeypatch):
+    """No hook tells of it but the model's own forward in eval mode; the next step's begins when it trains again."""
+    monkeypatch.chdir(tmp_path)
+    now_s = [0.0]
+    model = make_model().train()
+    callback = _watching(model, clock=lambda: now_s[0])
+    rows = {"input_ids": torch.zeros((2, LENGTH), dtype=torch.int64)}
+    for generates_s in (0, 5):
+        model.eval()
+        if generates_s:
+            callback._see(model, (), rows)
+            now_s[0] += generates_s
+        model.train()
+        callback._see(model, (), rows)
+        now_s[0] += 1
+        callback.on_step_end(None, None, None)
+    assert callback.meter.metrics()["perf/step_s"] == pytest.approx(1)
+    assert callback.meter.summary()["perf/paused_s"] == pytest.approx(5)
+
+
+def test_frozen_weights_of_a_model_that_the_user_names_are_warned_of(tmp_path, monkeypatch):
+    """The name says that all are trained: 97 x 36 of the embedding are not."""
+    monkeypatch.chdir(tmp_path)
+    model = make_model()
+    spec = huggingface.spec_of_model(model)
+    model.transformer.wte.weight.requires_grad_(False)
+    with pytest.warns(fw.MeterWarning, match=f"^{VOCABULARY * WIDTH:,} of .* parameters are not trained"):
+        callback = _watching(model, spec=spec)
+    assert len(callback.meter.notes) == 1
+
+
+@pytest.mark.parametrize("options", [{"uses_flash": True}, {"convention": "palm"}, {"recompute": "full"}])
+def test_a_model_that_cannot_be_counted_trains_on_whatever_was_asked_of_its_count(options, tmp_path, monkeypatch):
+    """n/a, and why."""
+    monkeypatch.chdir(tmp_path)
+    callback = _watching(make_model(transformers.GPT2ForSequenceClassification), **options)
+    assert "parameters and its config describes" in callback.meter.why_no_mfu
+
+
+@pytest.mark.parametrize(
+    ("dtype", "device_type", "precision", "expected"),
+    [
+        ("fp32", "cuda", "tf32", "tf32"),
+        ("fp32", "cuda", "ieee", "fp32"),
+        ("fp32", "cpu", "tf32", "fp32"),
+        ("bf16", "cuda", "tf32", "bf16"),
+    ],
+)
+def test_fp32_matmuls_that_torch_runs_in_tf32_are_of_its_peak(dtype, device_type, precision, expected):
+    """`torch.set_float32_matmul_precision("high")` makes an A100 8 times as fast: 156 of 19.5 TFLOP/s is no MFU."""
+    from flopwatch.integrations.module import matmul_dtype
+
+    before = torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = precision
+    try:
+        assert matmul_dtype(dtype, device_type) == expected
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = before
 
 
 def test_an_evaluations_forwards_are_not_counted(tmp_path, monkeypatch):

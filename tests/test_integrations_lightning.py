@@ -195,3 +195,14 @@ def test_the_dtype_follows_the_trainers_precision(precision, dtype):
     trainer = Trainer()
     trainer.precision = precision
     assert _dtype(trainer) == dtype
+
+
+@pytest.mark.slow
+@WARNINGS
+def test_frozen_weights_of_a_named_model_are_warned_of(tmp_path):
+    """The name says that all are trained."""
+    module = Tiny()
+    module.layers[0].weight.requires_grad_(False)
+    trainer = make_trainer(tmp_path, MeterCallback("gpt-small", seq_len=LENGTH), limit_val_batches=0)
+    with pytest.warns(fw.MeterWarning, match=f"^{VOCABULARY * WIDTH:,} of .* parameters are not trained"):
+        trainer.fit(module, make_loader())

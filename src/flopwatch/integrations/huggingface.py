@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -21,11 +22,15 @@ except ImportError as error:
         f"the Hugging Face callback needs transformers ({error})", hint="pip install 'flopwatch[hf]'"
     ) from error
 
+from flopwatch.integrations.module import matmul_dtype, numel, warn_of_frozen
+
 Count = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 """The keyword inputs of one forward pass -> what `Meter.add` is told of them."""
 
 _PACKED: Final = ("cu_seq_lens_q", "cu_seqlens", "seq_idx")  # what collators that pack without padding pass on
+_MASK_OF_PADDING: Final = 2  # dimensions of a mask that only tells padding
 _DTYPES: Final = {"torch.float32": "fp32", "torch.bfloat16": "bf16", "torch.float16": "fp16", "torch.float64": "fp64"}
+_OF_A_MODEL: Final = ("recompute", "convention", "uses_flash")  # options of a Meter that say how a model is counted
 _GIVE: Final = "give flops_per_token, such as fw.trace(step).total / tokens"
 
 
@@ -35,7 +40,8 @@ class MeterCallback(TrainerCallback):
     The model's FLOPs come from its config, if that tells all of its parameters and all of them are trained; the dtype,
     recomputation and devices from the Trainer's arguments. `options` are those of `fw.Meter` and win. Tokens are
     counted by the shapes of the inputs, padding included; `count` tells the lengths where they are known on the host.
-    Evaluations and checkpoints are pauses. Over several ranks the figures are gathered when the Trainer logs.
+    Evaluations, checkpoints and whatever else runs the model in `eval` mode are pauses. Over several ranks the figures
+    are gathered when the Trainer logs.
 
     Given in `callbacks=`, its figures reach the Trainer's log history and the callbacks after it. Reporters such as
     TensorBoard come before those: `add_meter(trainer)` puts it first.
@@ -48,6 +54,7 @@ class MeterCallback(TrainerCallback):
         self._options = options
         self._is_training = False
         self._hook: Any = None
+        self._pause = contextlib.ExitStack()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Make the meter, and watch the model's forward passes."""
@@ -81,6 +88,10 @@ class MeterCallback(TrainerCallback):
         """The time since the last step was an evaluation."""
         self._skip("eval")
 
+    def on_predict(self, args: Any, state: Any, control: Any, metrics: Any, **kwargs: Any) -> None:
+        """The time since the last step was a prediction, which is one too."""
+        self._skip("eval")
+
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The time since the last step, or the evaluation after it, was a checkpoint."""
         self._skip("save")
@@ -88,23 +99,30 @@ class MeterCallback(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Stop watching."""
         self._is_training = False
+        self._pause.close()
         if self._hook is not None:
             self._hook.remove()
             self._hook = None
 
     def _skip(self, name: str) -> None:
-        if self.meter is not None and self._is_training:
+        self._pause.close()
+        if self.meter is not None and self._is_training and not self.meter.has_work:
             self.meter.skip(name)
 
     def _see(self, model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Count the inputs of one forward pass by their shape, which the host knows."""
-        if self.meter is None or not model.training:
+        if self.meter is None:
             return
+        if not model.training:  # an evaluation in the middle of a step, or text that a callback lets the model write
+            if self._is_training and not self.meter.is_paused:
+                self._pause.enter_context(self.meter.pause("eval"))
+            return
+        self._pause.close()
         if self._count is not None:
             self.meter.add(**self._count(kwargs))
             return
         n_sequences, length = _shape(model, args, kwargs)
-        if _is_packed(n_sequences, kwargs) and self.meter.cost.reason is None:
+        if _is_packed(kwargs) and self.meter.cost.reason is None:
             self.meter.cost = unknown_cost("sequences are packed, and their lengths are on the device: give count=")
         if self.meter.cost.model is None:
             self.meter.add(tokens=n_sequences * length)
@@ -133,30 +151,28 @@ def spec_of_model(model: Any) -> ModelSpec:
     fields.pop("part", None)
     spec = spec_from_fields({"name": name, **fields})
     parameters = list(model.parameters())
-    n_all = sum(_numel(parameter) for parameter in parameters)
+    n_all = sum(numel(parameter) for parameter in parameters)
     if n_all != count_params(spec).total:
         expected = f"its config describes {count_params(spec).total:,}"
         raise InputError(f"{name} has {n_all:,} parameters and {expected}", hint=_GIVE)
-    n_frozen = sum(_numel(parameter) for parameter in parameters if not parameter.requires_grad)
+    n_frozen = sum(numel(parameter) for parameter in parameters if not parameter.requires_grad)
     if n_frozen:
         raise InputError(f"{n_frozen:,} of {n_all:,} parameters are not trained, which costs less", hint=_GIVE)
     return spec
 
 
-def _numel(parameter: Any) -> int:
-    """Elements of a parameter, of the whole one where DeepSpeed keeps only a part here."""
-    return int(getattr(parameter, "ds_numel", parameter.numel()))
-
-
 def _make_meter(model: Any, args: Any, options: dict[str, Any]) -> Meter:
     known = {"dtype": _dtype(model, args), "n_devices": args.world_size * max(1, args.n_gpu)} | options
     if "model" in options or "flops_per_token" in options:
-        return Meter(**known)
+        meter = Meter(**known)
+        if "model" in options:
+            warn_of_frozen(meter, model)
+        return meter
     try:
         spec = spec_of_model(model)
         known.setdefault("recompute", _recompute(args))
     except InputError as error:  # what cannot be counted is no reason to stop a training run: mfu is n/a, and says why
-        meter = Meter(**{name: value for name, value in known.items() if name not in {"recompute", "convention"}})
+        meter = Meter(**{name: value for name, value in known.items() if name not in _OF_A_MODEL})
         meter.cost = unknown_cost(str(error))
         return meter
     return Meter(spec, **known)
@@ -176,10 +192,11 @@ def _dtype(model: Any, args: Any) -> str:
     """The dtype that matmuls run in: of autocast, else of the weights (tf32 where it was asked for)."""
     if args.bf16 or args.fp16:
         return "bf16" if args.bf16 else "fp16"
-    dtype = _DTYPES.get(str(next(model.parameters()).dtype))
+    parameter = next(model.parameters())
+    dtype = _DTYPES.get(str(parameter.dtype))
     if dtype is None:
         raise InputError("the dtype of the matmuls is not known", hint="give the callback dtype=")
-    return "tf32" if dtype == "fp32" and args.tf32 else dtype
+    return "tf32" if dtype == "fp32" and args.tf32 else matmul_dtype(dtype, parameter.device.type)
 
 
 def _shape(model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[int, int]:
@@ -194,8 +211,15 @@ def _shape(model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tupl
     return inputs.shape[0], inputs.shape[1]
 
 
-def _is_packed(n_sequences: int, kwargs: Mapping[str, Any]) -> bool:
-    """Whether one row holds several sequences that do not see each other."""
+def _is_packed(kwargs: Mapping[str, Any]) -> bool:
+    """Whether a row may hold several sequences that do not see each other.
+
+    transformers takes positions that begin anew for packed rows where there is no mask; a mask of more than
+    [sequences, length] says for each token which others it sees.
+    """
     if any(kwargs.get(name) is not None for name in _PACKED):
         return True
-    return n_sequences == 1 and kwargs.get("position_ids") is not None and kwargs.get("attention_mask") is None
+    mask = kwargs.get("attention_mask")
+    if mask is None:
+        return kwargs.get("position_ids") is not None
+    return isinstance(mask, Mapping) or (isinstance(mask, torch.Tensor) and mask.dim() > _MASK_OF_PADDING)

@@ -18,6 +18,8 @@ except ImportError as error:
         f"the Lightning callback needs lightning ({error})", hint="pip install 'flopwatch[lightning]'"
     ) from error
 
+from flopwatch.integrations.module import matmul_dtype, warn_of_frozen
+
 Count = Callable[[Any], Mapping[str, Any]]
 """A batch -> what `Meter.add` is told of it."""
 
@@ -45,8 +47,10 @@ class MeterCallback(Callback):
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Make the meter; its first step begins now."""
-        known = {"dtype": _dtype(trainer), "n_devices": trainer.world_size} | self._options
-        self.meter = Meter(self._model, **known)
+        dtype = matmul_dtype(_dtype(trainer), pl_module.device.type)
+        self.meter = Meter(self._model, **({"dtype": dtype, "n_devices": trainer.world_size} | self._options))
+        if self._model is not None:
+            warn_of_frozen(self.meter, pl_module)
         self._n_steps_seen = trainer.global_step
         self._is_training = True
         self.meter.start()

@@ -1,0 +1,38 @@
+"""What a module that is trained tells of itself: the dtype that its fp32 matmuls run in, and what is not trained."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+
+from flopwatch.api.meter import Meter, MeterWarning
+
+
+def matmul_dtype(dtype: str, device_type: str) -> str:
+    """`dtype`, or tf32 where torch was told to run fp32 matmuls of an NVIDIA or AMD GPU in it."""
+    if dtype != "fp32" or device_type != "cuda":
+        return dtype
+    matmul = torch.backends.cuda.matmul
+    if hasattr(matmul, "fp32_precision"):  # torch 2.9: reading the flag before it raises once both were set
+        return "tf32" if matmul.fp32_precision == "tf32" else dtype
+    return "tf32" if matmul.allow_tf32 else dtype
+
+
+def warn_of_frozen(meter: Meter, module: Any) -> None:
+    """Say that a named model is counted with all its weights trained, where some of the module's are not."""
+    sizes = [(numel(parameter), parameter.requires_grad) for parameter in module.parameters()]
+    n_frozen = sum(n for n, is_trained in sizes if not is_trained)
+    if n_frozen:
+        text = (
+            f"{n_frozen:,} of {sum(n for n, _ in sizes):,} parameters are not trained, which costs less than is counted"
+            " for MFU and HFU: give flops_per_token, such as fw.trace(step).total / tokens, in place of model"
+        )
+        meter.notes.append(text)
+        warnings.warn(text, MeterWarning, stacklevel=3)
+
+
+def numel(parameter: Any) -> int:
+    """Elements of a parameter, of the whole one where DeepSpeed keeps only a part here."""
+    return int(getattr(parameter, "ds_numel", parameter.numel()))
