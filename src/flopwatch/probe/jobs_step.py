@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from flopwatch.probe.contention import OthersCpu
 from flopwatch.probe.failures import classify_error
 from flopwatch.probe.sampling import SamplePlan, sample_steps
 from flopwatch.probe.settle import settle_of
-from flopwatch.probe.tensor_peak import tensor_peak
+from flopwatch.probe.tensor_peak import TensorPeak, tensor_peak
 from flopwatch.reference.own import build_own_step
 from flopwatch.reference.step import Step, build_step
 from flopwatch.workload import Workload
@@ -42,12 +43,10 @@ def fit_step(arguments: dict[str, Any]) -> dict[str, Any]:
             settle()
             step_s.append(time.perf_counter() - began_s)
 
-    peak_bytes = None
-    if arguments.get("count_tensors", False):
-        peak_bytes = _counted_peak(work, arguments["device"])
-    else:
+    is_counted = arguments.get("count_tensors", False)
+    with _counting(arguments["device"]) if is_counted else contextlib.nullcontext(TensorPeak()) as counted:
         work()
-    return {"n_steps": n_steps, "step_s": step_s, "tensor_peak_bytes": peak_bytes}
+    return {"n_steps": n_steps, "step_s": step_s, "tensor_peak_bytes": counted.peak_bytes}
 
 
 def bench_step(arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -58,14 +57,9 @@ def bench_step(arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:
     samples, not inside them.
     """
     device = arguments["device"]
-    module = _counting_module(device)
-    if module is not None:
-        module.reset_peak_memory_stats()
-    step, settle = _build(arguments)
-    step()
-    step()
-    settle()
-    peak_bytes = None if module is None else int(module.max_memory_allocated())
+    counting = contextlib.nullcontext(TensorPeak()) if _is_cpu(device) else _counting(device)
+    with counting as counted:
+        step, settle = _started(arguments)
     plan = SamplePlan(**arguments.get("plan", {}))
     gc.collect()
     gc.freeze()  # what is there stays; collections below look at what a step leaves behind only
@@ -74,7 +68,7 @@ def bench_step(arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:
     try:
         for row in sample_steps(step, plan, clock=time.perf_counter, settle=settle, n_done=2, second_clock=time.time):
             if "samples_s" in row:
-                row |= {"tensor_peak_bytes": peak_bytes, "others_cores": others.n_cores()}
+                row |= {"tensor_peak_bytes": counted.peak_bytes, "others_cores": others.n_cores()}
                 break
             yield row
             gc.collect()
@@ -94,18 +88,23 @@ def _peak_of_two_steps(arguments: dict[str, Any]) -> int | None:
     It comes after what is timed: what a profiler leaves in the heap changes how much of it goes back to the system
     after each step, and with that the time of the steps (7 % for gpt-small).
     """
-
-    def work() -> None:
-        step, _ = _build(arguments)
-        step()
-        step()
-
     try:
-        return _counted_peak(work, "cpu")
+        with _counting("cpu") as counted:
+            _started(arguments)
     except (MemoryError, RuntimeError) as error:
         if classify_error(type(error).__name__, str(error))[0] != "oom":
             raise
         return None
+    return counted.peak_bytes
+
+
+def _started(arguments: dict[str, Any]) -> tuple[Step, Callable[[], None]]:
+    """What `_build` gives, after its first two steps."""
+    step, settle = _build(arguments)
+    step()
+    step()
+    settle()
+    return step, settle
 
 
 def _build(arguments: dict[str, Any]) -> tuple[Step, Callable[[], None]]:
@@ -120,26 +119,21 @@ def _build(arguments: dict[str, Any]) -> tuple[Step, Callable[[], None]]:
     return build_step(spec, workload, device=device, compiled=compiled), settle_of(device)
 
 
-def _counted_peak(work: Callable[[], None], device: str) -> int | None:
-    """The peak of live tensors while `work` runs: by memory events on a CPU, by the allocator's own count elsewhere."""
+@contextlib.contextmanager
+def _counting(device: str) -> Iterator[TensorPeak]:
+    """Count the block's peak of live tensors: by memory events on a CPU, by the allocator's own count elsewhere."""
     if _is_cpu(device):
         with tensor_peak() as counted:
-            work()
-        return counted.peak_bytes
-    module = _counting_module(device)
-    if module is None:
-        work()
-        return None
-    module.reset_peak_memory_stats()
-    work()
-    return int(module.max_memory_allocated())
+            yield counted
+        return
+    module, counted = torch.get_device_module(device), TensorPeak()
+    has_count = hasattr(module, "max_memory_allocated")
+    if has_count:
+        module.reset_peak_memory_stats()
+    yield counted
+    if has_count:
+        counted.peak_bytes = int(module.max_memory_allocated())
 
 
 def _is_cpu(device: str) -> bool:
     return device.split(":")[0] == "cpu"
-
-
-def _counting_module(device: str) -> Any:
-    """torch's module of an accelerator whose allocator counts what it gives out, or None."""
-    module = None if _is_cpu(device) else torch.get_device_module(device)
-    return module if hasattr(module, "max_memory_allocated") else None
