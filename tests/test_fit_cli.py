@@ -40,7 +40,10 @@ def flopwatch(*arguments, store="runs.sqlite"):
     return subprocess.run(command(*arguments, store=store), capture_output=True, text=True)
 
 
-FIT = ("fit", "small.toml", "--dtype", "fp32", "--seq", "71", "--limit", "96MiB")
+# Half way between two answers in training: batch 17 takes 95.98 MiB, 18 about 101. In 96 MiB 17 ran in one process and
+# not in another, whose environment is larger and its heap with it.
+LIMIT_MIB = 98
+FIT = ("fit", "small.toml", "--dtype", "fp32", "--seq", "71", "--limit", f"{LIMIT_MIB}MiB")
 
 
 def test_the_largest_batch_ran_and_the_next_did_not_three_times_over(home):
@@ -54,7 +57,7 @@ def test_the_largest_batch_ran_and_the_next_did_not_three_times_over(home):
     assert found["next"] == {"batch": found["batch"] + 1, "outcome": "oom", "how": "ran"}
     assert len(found["probes"]) <= 5
     workload = Workload(seq_len=71, phase="train", dtype="fp32")
-    request = FitRequest(spec=load_spec("small.toml"), workload=workload, limit=given_limit(96 << 20))
+    request = FitRequest(spec=load_spec("small.toml"), workload=workload, limit=given_limit(LIMIT_MIB << 20))
     with ProbeRunner() as runner:
         for _ in range(3):
             assert runner.run(request.probe(found["batch"])).outcome == "ok"
