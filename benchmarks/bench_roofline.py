@@ -113,7 +113,12 @@ def _print_reasons(splits: list[tuple[RooflineResult, GapSplit]]) -> None:
         "MFU at most is above 100 % where attention weighs: the convention counts all of the square, the causal",
         end=" ",
     )
-    print("kernel computes about half of it.")
+    print("kernel computes about half of it.", end=" ")
+    print(
+        "Unexplained below zero: the parts come from a profiled run, whose steps were slower than the timed ones."
+        if total_s["unexplained"] < 0
+        else ""
+    )
 
 
 if __name__ == "__main__":
