@@ -34,20 +34,26 @@ def compare(
     after
         The one to compare with it.
     fail_if
-        Exit with 3 when a change meets this: 'tokens_per_s<-5%', 'flops>0%', 'mfu<-5%' (repeatable).
+        Exit with 3 when a change meets this: 'tokens_per_s<-5%', 'flops>0%', 'mfu<-5%' (repeatable); also when a result
+        with that figure is missing from the second record.
     """
     conditions = [parse_condition(text) for text in fail_if]
     where = store or StoreOptions()
     first, second = find_record(before, where), find_record(after, where)
-    results, warnings = compare_records(first, second)
-    verdicts = [judge(condition, results) for condition in conditions]
-    warnings += [
+    compared = compare_records(first, second)
+    verdicts = [judge(condition, compared) for condition in conditions]
+    warnings = compared.warnings + [
         f"--fail-if {v.condition} is not met only for the noise: {said}" for v in verdicts for said in v.in_noise
     ]
     asked = request(before=before, after=after, fail_if=list(fail_if))
     environments = {"before": first.environment, "after": second.environment}
-    record = make_record("compare", environment=environments, request=asked, results=results, warnings=warnings)
+    record = make_record(
+        "compare", environment=environments, request=asked, results=compared.results, warnings=warnings
+    )
     emit(record, output or PlotOptions())
-    met = [f"{v.condition} is met by {said}" for v in verdicts for said in v.met]
-    if met:
-        raise RegressionError("; ".join(met))
+    failed = [f"{v.condition} is met by {said}" for v in verdicts for said in v.met]
+    failed += [
+        f"{v.condition} cannot be judged: {said} is not in the second record" for v in verdicts for said in v.lost
+    ]
+    if failed:
+        raise RegressionError("; ".join(failed))

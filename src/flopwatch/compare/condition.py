@@ -5,11 +5,11 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Sequence
 from typing import Final, Literal
 
 import msgspec
 
+from flopwatch.compare.runs import Comparison
 from flopwatch.errors import InputError
 from flopwatch.record import ChangeRow, CompareResult
 
@@ -34,11 +34,15 @@ class Condition(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """What a condition says of two runs: the changes that meet it, and those that would but for the noise."""
+    """What a condition says of two runs: the changes that meet it, and those that would but for the noise.
+
+    `lost` are the results that have the figure in the first run and are not in the second: nothing can be said of them.
+    """
 
     condition: Condition
     met: list[str]
     in_noise: list[str]
+    lost: list[str]
 
 
 def parse_condition(text: str) -> Condition:
@@ -50,24 +54,25 @@ def parse_condition(text: str) -> Condition:
     return Condition(figure=figure, direction="<" if direction == "<" else ">", percent=float(percent))
 
 
-def judge(condition: Condition, results: Sequence[CompareResult]) -> Verdict:
+def judge(condition: Condition, comparison: Comparison) -> Verdict:
     """Whether the changes meet the condition.
 
     A change within the noise does not meet it. Where the noise is not known the change is taken as it is. A figure
     that disappeared (tokens/s, a batch that fits) fell by all it was. Raises InputError when no result has the figure.
     """
-    known = list(dict.fromkeys(row.figure for result in results for row in result.changes))
-    if not any(condition.names(name) for name in known):
+    rows = [(result, row) for result in comparison.results for row in result.changes]
+    known = list(dict.fromkeys(row.figure for _, row in rows))
+    lost = [one.name for one in comparison.lost if any(condition.names(figure) for figure in one.figures)]
+    if not lost and not any(condition.names(name) for name in known):
         near = difflib.get_close_matches(condition.figure, known, n=3, cutoff=0.5)
         hint = f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(known)}"
         raise InputError(f"--fail-if {condition}: no figure {condition.figure!r} is in both records", hint=hint)
     met: list[str] = []
     in_noise: list[str] = []
-    for result in results:
-        for row in result.changes:
-            if condition.names(row.figure) and _is_past(condition, row):
-                (in_noise if row.beyond_noise is False else met).append(_said(result, row))
-    return Verdict(condition=condition, met=met, in_noise=in_noise)
+    for result, row in rows:
+        if condition.names(row.figure) and _is_past(condition, row):
+            (in_noise if row.beyond_noise is False else met).append(_said(result, row))
+    return Verdict(condition=condition, met=met, in_noise=in_noise, lost=lost)
 
 
 def _is_past(condition: Condition, row: ChangeRow) -> bool:

@@ -48,6 +48,21 @@ class _Figure(NamedTuple):
     peak_flops_per_s: float | None = None
 
 
+class Lost(NamedTuple):
+    """A result of the first record that the second has nothing of, and the names of its figures."""
+
+    name: str
+    figures: tuple[str, ...]
+
+
+class Comparison(NamedTuple):
+    """What changed for everything that is in both records, the warnings that belong to it, and what got lost."""
+
+    results: list[CompareResult]
+    warnings: list[str]
+    lost: list[Lost]
+
+
 class _Item(NamedTuple):
     """One result: what it is of, the size it is at, its figures, and how the step was set up."""
 
@@ -57,8 +72,8 @@ class _Item(NamedTuple):
     set_up: dict[str, Any]
 
 
-def compare_records(before: Record, after: Record) -> tuple[list[CompareResult], list[str]]:
-    """What changed for everything that is in both records, and the warnings that belong to it.
+def compare_records(before: Record, after: Record) -> Comparison:
+    """What changed from one record to the other.
 
     Raises InputError for records of different methods or kinds, and for two that have nothing in common.
     """
@@ -98,7 +113,8 @@ def compare_records(before: Record, after: Record) -> tuple[list[CompareResult],
             f"the records have nothing in common ({before.kind} and {after.kind})",
             hint="compare two runs of the same command on the same models",
         )
-    return results, warnings
+    lost = [Lost(_name(item), tuple(name for name, figure in item.figures.items() if figure.value)) for item in left]
+    return Comparison(results, warnings, lost)
 
 
 def _items(record: Record) -> Iterator[_Item]:
