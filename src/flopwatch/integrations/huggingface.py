@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import json
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from flopwatch.api.meter import Meter
+from flopwatch.api.meter import Meter, MeterWarning
 from flopwatch.errors import InputError, MissingError
 from flopwatch.measure.meter_cost import unknown_cost
 from flopwatch.model.huggingface import config_fields
 from flopwatch.model.params import count_params
 from flopwatch.model.spec import ModelSpec, spec_from_fields
+from flopwatch.units import format_percent
 
 try:
     import torch
@@ -39,7 +41,8 @@ class MeterCallback(TrainerCallback):
 
     The model's FLOPs come from its config, if that tells all of its parameters and all of them are trained; the dtype,
     recomputation and devices from the Trainer's arguments. `options` are those of `fw.Meter` and win. Tokens are
-    counted by the shapes of the inputs, padding included; `count` tells the lengths where they are known on the host.
+    counted by the shapes of the inputs, padding included, which the first log with some of it warns of; `count` tells
+    the lengths where they are known on the host.
     Evaluations, checkpoints and whatever else runs the model in `eval` mode are pauses. Over several ranks the figures
     are gathered when the Trainer logs.
 
@@ -55,6 +58,8 @@ class MeterCallback(TrainerCallback):
         self._is_training = False
         self._hook: Any = None
         self._pause = contextlib.ExitStack()
+        self._n_padding: Any = None  # of `_n_masked` positions; on the device, None where it is not looked for
+        self._n_masked = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Make the meter, and watch the model's forward passes."""
@@ -63,6 +68,7 @@ class MeterCallback(TrainerCallback):
         watch = torch.compiler.disable(self._see)  # a compiled model must not trace what counts its inputs
         self._hook = model.register_forward_pre_hook(watch, with_kwargs=True)
         self._is_training = True
+        self._n_padding = 0 if self._count is None else None
         self.meter.start()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -79,6 +85,7 @@ class MeterCallback(TrainerCallback):
         """Add the figures to a training log; all ranks come here together."""
         if self.meter is None or not self._is_training or logs is None or "loss" not in logs:
             return
+        self._tell_padding(self.meter)
         found = self.meter.gather()
         logs.update(found)
         if state.log_history and state.log_history[-1].get("step") == state.global_step:
@@ -121,6 +128,7 @@ class MeterCallback(TrainerCallback):
         if self._count is not None:
             self.meter.add(**self._count(kwargs))
             return
+        self._note_padding(kwargs.get("attention_mask"))
         n_sequences, length = _shape(model, args, kwargs)
         if _is_packed(kwargs) and self.meter.cost.reason is None:
             self.meter.cost = unknown_cost("sequences are packed, and their lengths are on the device: give count=")
@@ -128,6 +136,25 @@ class MeterCallback(TrainerCallback):
             self.meter.add(tokens=n_sequences * length)
         else:
             self.meter.add(tokens=n_sequences * length, sequences=n_sequences)
+
+    def _note_padding(self, mask: Any) -> None:
+        """Add up the padding that a mask tells of, on its device: nobody waits for the sum before the next log."""
+        if self._n_padding is None or not isinstance(mask, torch.Tensor) or mask.dim() != _MASK_OF_PADDING:
+            return
+        self._n_padding = self._n_padding + (mask == 0).sum()
+        self._n_masked += mask.numel()
+
+    def _tell_padding(self, meter: Meter) -> None:
+        """Warn once of padding that counts as tokens. The Trainer has just read the loss: the sum is there."""
+        if self._n_padding is None or not int(self._n_padding):
+            return
+        text = (
+            f"{format_percent(int(self._n_padding) / self._n_masked)} of the positions are padding, and count as tokens"
+            " and as FLOPs: tokens/s and MFU are higher than those of the text; give count=, the lengths"
+        )
+        self._n_padding = None
+        meter.notes.append(text)
+        warnings.warn(text, MeterWarning, stacklevel=3)
 
 
 def add_meter(trainer: Any, *, count: Count | None = None, **options: Any) -> MeterCallback:
