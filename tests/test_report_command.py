@@ -225,6 +225,7 @@ def test_a_pace_is_learned_from_what_ran():
     [
         (["gpt-smal"], 2, "did you mean gpt-small"),
         (["gpt-small", "--seq", "2048"], 2, "seq_len=2048 is longer than the context of gpt-small, 1024"),
+        (["gpt-small", "--fresh", "--resume"], 2, "--fresh and --resume exclude each other"),
         (["gpt-small", "--limit", "0"], 2, "a limit of 0 bytes leaves nothing"),
         (["gpt-small", "--convention", "plam"], 2, "did you mean palm"),
         (["gpt-small", "--dtype", "fp8"], 2, "--dtype fp8 cannot be run"),
@@ -294,10 +295,18 @@ def test_a_killed_report_is_resumed_to_the_same_end(tmp_path):
     assert [fit["phase"] for fit in record.results[0]["fits"]] == ["forward", "train"]
     assert [bench["phase"] for bench in record.results[0]["benches"]] == ["forward", "train"]
     assert (tmp_path / "page.html").stat().st_mode & 0o044
-    again = subprocess.run(
-        [*command, "--resume", "--json"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+    for option in ([], ["--resume"]):  # all was measured: only drawn again, and that is said
+        again = subprocess.run(
+            [*command, *option, "--json"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+        )
+        assert json.loads(again.stdout) == record.to_dict()
+        assert f"drawn from run {ended.id} of {record.created}, nothing was measured" in again.stderr
+    anew = subprocess.run(
+        [*command, "--fresh", "--json"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
     )
-    assert json.loads(again.stdout) == record.to_dict()  # all was measured: only drawn again
+    assert json.loads(anew.stdout)["created"] > record.created
+    with Store(store) as opened:
+        assert [(run.status, run.n_items > 0) for run in opened.runs(kind="report")] == [("done", True)] * 2
 
 
 def _has(store, n_probes):

@@ -24,15 +24,17 @@ def find_record(name: str, options: StoreOptions) -> Record:
 
 def find_done(
     kind: Kind, *, asked: dict[str, Any], environment: dict[str, Any], options: StoreOptions
-) -> Record | None:
-    """The record of the newest run that was asked the same on this machine, when it has ended; else None."""
+) -> tuple[int, Record] | None:
+    """Number and record of the newest run that was asked the same on this machine, when it has ended; else None."""
     from flopwatch.measure.journal import resume_key
     from flopwatch.store import Store
 
     key = resume_key(kind, asked, environment)
     with Store(options.store) as opened:
         newest = next((run for run in opened.runs(kind=kind) if run.resume_key == key), None)
-    return None if newest is None or newest.record is None else msgspec.convert(newest.record, Record)
+    if newest is None or newest.record is None:
+        return None
+    return newest.id, msgspec.convert(newest.record, Record)
 
 
 def _stored(number: int, options: StoreOptions) -> Record:

@@ -26,12 +26,15 @@ def report(
     model: str,
     *models: str,
     html: Annotated[Path, Parameter(name="--html")] = Path("flopwatch-report.html"),
+    fresh: Annotated[bool, Parameter(negative="")] = False,
     options: ReportOptions | None = None,
     model_options: ModelOptions | None = None,
     run: RunOptions | None = None,
     output: PlotOptions | None = None,
 ) -> None:
     """FLOPs, the batch that fits and the speed of each model, forward and training, on one HTML page: the main job.
+
+    What was measured before is not measured again: a finished run of this machine that was asked the same is drawn.
 
     Parameters
     ----------
@@ -41,8 +44,12 @@ def report(
         More models.
     html
         The page: one file that needs no other.
+    fresh
+        Measure anew, whatever is in the store.
     """
     options, run, output = options or ReportOptions(), run or RunOptions(), output or PlotOptions()
+    if fresh and run.resume:
+        raise InputError("--fresh and --resume exclude each other", hint="--resume goes on with what was measured")
     _check_files(html, output)
     changes = (model_options or ModelOptions()).changes()
     specs = [resolve_spec(name, changes) for name in dict.fromkeys((model, *models))]
@@ -50,8 +57,11 @@ def report(
     machine = ProbeSeries().machine(options.device)
     step = options.workload(specs, machine)
     asked, where = request(**options.asked(specs, step)), environment(machine)
-    record = find_done("report", asked=asked, environment=where, options=run) if run.resume else None
-    if record is None:
+    done = None if fresh else find_done("report", asked=asked, environment=where, options=run)
+    if done is not None:
+        number, record = done
+        note(f"drawn from run {number} of {record.created}, nothing was measured; --fresh measures anew", output)
+    else:
         with session("report", asked=asked, environment=where, options=run, output=output) as made:
             wanted = options.request(specs, step, machine=machine, series=made.series, timeout_s=run.timeout or 600.0)
             results = report_models(wanted, series=made.series, machine=machine, store=made.store)
