@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import Final
 
 from flopwatch.cli.options import OutputOptions, PlotOptions
 from flopwatch.errors import FlopwatchError
 from flopwatch.record import Record
 from flopwatch.report.messages import Language, Words
+
+_COLOR: Final = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def emit(record: Record, options: OutputOptions) -> None:
@@ -21,10 +25,12 @@ def emit(record: Record, options: OutputOptions) -> None:
     such a file.
     """
     words = Words(options.lang if options.json or options.csv else drawn_language(options.lang, quiet=options.quiet))
-    print(_drawn(record, options, words.lang))
+    drawn = _drawn(record, options, words.lang)
+    print(drawn)
     if not options.quiet:
-        for warning in record.warnings:
-            print(words("warning", text=words.said(warning)), file=sys.stderr)
+        for warning in map(words.said, record.warnings):
+            if not _is_on_screen(warning, drawn):
+                print(words("warning", text=warning), file=sys.stderr)
     if options.output is not None:
         write_file(options.output, record.to_json() + "\n")
     if isinstance(options, PlotOptions) and options.plots is not None:
@@ -35,6 +41,11 @@ def emit(record: Record, options: OutputOptions) -> None:
             f"{len(written)} charts written to {options.plots}" if written else "no chart to write: the record has none"
         )
         note(said, options)
+
+
+def _is_on_screen(text: str, drawn: str) -> bool:
+    """Whether whoever sees stderr has just read the text among the answer's notes: both then go to one terminal."""
+    return sys.stdout.isatty() and " ".join(text.split()) in " ".join(_COLOR.sub("", drawn).split())
 
 
 def drawn_language(lang: Language, *, quiet: bool = False) -> Language:
