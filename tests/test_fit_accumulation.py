@@ -114,7 +114,9 @@ def test_the_plan_and_the_headroom_stand_in_the_terminal():
         (("--global-batch", "0"), "a global batch of 0"),
         (("--global-batch", "8", "--phase", "forward"), "--global-batch has no meaning in phase forward"),
         (("--global-batch", "8", "--accumulate", "2"), "exclude each other"),
-        (("--headroom", "100%"), "leaves nothing"),
+        (("--headroom", "100%"), "--headroom 100% leaves nothing"),
+        (("--headroom", "five%"), "--headroom: 'five%' is no share"),
+        (("--headroom", "lots"), "--headroom: 'lots' is not a size in bytes; write it like 5% or 512MiB"),
     ],
 )
 def test_what_cannot_be_planned_is_refused_in_one_line(arguments, said):

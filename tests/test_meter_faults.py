@@ -103,6 +103,32 @@ def test_a_tensor_is_refused_because_reading_it_would_wait(work):
         meter.step(**work)
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"clock": 3}, "clock=3 cannot be called"),
+        ({"window_steps": True}, "window_steps=True"),
+        ({"warmup_steps": 1.5}, "warmup_steps=1.5"),
+        ({"model": "gpt-small", "flops_per_token": None, "convention": 3}, "convention=3 is none"),
+        ({"n_devices": "2"}, "n_devices='2' is no multiple"),
+    ],
+)
+def test_what_a_meter_cannot_work_with_is_refused(options, said):
+    """In one line, when it is made and not in the middle of a training run."""
+    with pytest.raises(InputError, match=said):
+        fw.Meter(**{"flops_per_token": 6e6, "device": "cpu", **options})
+
+
+@pytest.mark.parametrize("name", [[], None, 3])
+def test_a_pause_has_a_name(name):
+    """It becomes the name of a figure."""
+    meter = make_meter(Clock())
+    with pytest.raises(InputError, match="is no name of a pause"), meter.pause(name):
+        pytest.fail("the pause began")
+    with pytest.raises(InputError, match="is no name of a pause"):
+        meter.skip(name)
+
+
 def test_nothing_is_asked_of_a_device(monkeypatch):
     """Zero synchronisations, events and reads of tensors in a loop with a pause and everything that a step takes."""
     calls = []

@@ -75,10 +75,10 @@ def test_padding_told_without_lengths_is_refused_after_an_add_too():
     ("options", "text"),
     [
         ({"window_steps": 1.5}, "window_steps=1.5"),
-        ({"window_steps": "3"}, "window_steps=3"),
+        ({"window_steps": "3"}, "window_steps='3'"),
         ({"warmup_steps": 1.5}, "warmup_steps=1.5"),
         ({"warmup_steps": float("nan")}, "warmup_steps=nan"),
-        ({"n_devices": "2"}, "n_devices=2"),
+        ({"n_devices": "2"}, "n_devices='2'"),
         ({"n_devices": 2.0}, "n_devices=2.0"),
         ({"ranks_per_replica": 1.0}, "ranks_per_replica=1.0"),
         ({"peak_flops_per_s": "312T"}, "peak_flops_per_s=312T"),

@@ -123,6 +123,25 @@ def test_a_group_that_was_made_after_the_meter_is_found_when_it_is_asked():
     assert "perf/tokens_per_s" not in meter.step(tokens=35)
 
 
+def test_devices_that_were_given_are_shared_by_a_group_made_after_the_meter():
+    """8 devices of all ranks are 4 of each of two, not 8: an MFU of twice the tokens over 8 peaks."""
+    clock = Clock()
+    alone = make_meter(clock, n_devices=8)
+    meter = measure.Meter(
+        cost=alone.cost,
+        peak=alone.peak,
+        ranks=alone.ranks,
+        warmup_steps=0,
+        clock=clock,
+        exchange=lambda row: [row, row],
+    )
+    clock.pass_s(0.5)
+    meter.step(tokens=35)
+    found = meter.gather()
+    assert found["perf/tokens_per_s_per_device"] == 140 / 8
+    assert found["perf/mfu"] == pytest.approx(140 * FLOPS_PER_TOKEN / 8e9)
+
+
 @pytest.mark.parametrize(
     ("environment", "options", "text"),
     [

@@ -1,6 +1,7 @@
 """A fake device: out of memory at the same byte every time, and what leaks is seen."""
 
 import gc
+import math
 
 import pytest
 import torch
@@ -94,7 +95,8 @@ def test_a_storage_that_grows_is_counted_at_its_new_size():
         assert device.allocated_bytes == 120
 
 
-def test_a_budget_of_nothing_is_refused():
-    """It counts from one byte."""
-    with pytest.raises(InputError, match="a budget of 0 bytes"):
-        FakeDevice(0)
+@pytest.mark.parametrize("budget", [0, -3, 1.5, True, math.nan, "1GiB", None])
+def test_a_budget_that_is_no_number_of_bytes_is_refused(budget):
+    """It counts from one byte, in whole ones."""
+    with pytest.raises(InputError, match=f"a budget of {budget!r} bytes leaves nothing, or is no whole number"):
+        FakeDevice(budget)

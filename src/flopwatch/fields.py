@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import reprlib
+from numbers import Integral
 from typing import Any, Final, Literal, get_args, get_origin
 
 import msgspec
@@ -34,6 +35,11 @@ def check_fields(struct: msgspec.Struct, error: type[Exception], *, prefix: str 
             raise error(message, hint="give a value of that type") from wrong  # type: ignore[call-arg]
         if isinstance(value, dict | list):
             msgspec.structs.force_setattr(struct, name, converted)
+
+
+def is_whole(value: object, *, least: int) -> bool:
+    """Whether it is a whole number from `least` on; True is none, nor is a tensor of one."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
 
 
 @functools.cache

@@ -13,6 +13,7 @@ import msgspec
 
 from flopwatch.api.step_memory import CpuStepMemory, StepMemory, step_memory
 from flopwatch.errors import InputError
+from flopwatch.fields import is_whole
 from flopwatch.measure.batch_search import Found, Grid, Try, search_batch
 from flopwatch.measure.limit import Limit
 from flopwatch.probe.failures import classify_error
@@ -69,8 +70,8 @@ def fit_step(
     the tensors that it makes, on an accelerator all that the allocator reserves. An error that is not about memory
     ends the search as it is. Whatever ends it, no tensor of a failed try stays alive.
     """
-    if n_steps < 1:
-        raise InputError(f"n_steps={n_steps} runs nothing", hint="2 show the peak of training")
+    if not is_whole(n_steps, least=1):
+        raise InputError(f"n_steps={n_steps!r} runs nothing", hint="2 show the peak of training")
     grid = grid or Grid()
     memory, limit = step_memory(device, limit_bytes)
     ended: dict[int, _Ended] = {}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from flopwatch.device.detect import detect
-from flopwatch.errors import MissingError
+from flopwatch.errors import InputError, MissingError
 from flopwatch.measure.limit import Limit, given_limit, less_headroom
 
 
+@runtime_checkable
 class StepMemory(Protocol):
     """A device's memory as a search in this process needs it; `flopwatch.testing.FakeDevice` is one."""
 
@@ -134,6 +135,8 @@ def step_memory(device: str | StepMemory, limit_bytes: int | None) -> tuple[Step
     cannot limit.
     """
     if not isinstance(device, str):
+        if not isinstance(device, StepMemory):
+            raise InputError(f"device={device!r} is no device", hint="give auto, cpu, cuda:1, or a FakeDevice")
         source = Limit(limit_bytes=device.available_bytes, source="all that the device has")
         return device, source if limit_bytes is None else given_limit(limit_bytes)
     machine = detect(device)

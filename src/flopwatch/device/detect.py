@@ -25,6 +25,8 @@ def detect(device: str = "auto") -> Machine:
     torch is imported only when an accelerator can be there. Raises InputError for another word, and MissingError
     (exit code 4) for an accelerator that is not here.
     """
+    if not isinstance(device, str):
+        raise InputError(f"device={device!r} is no text", hint=f"use {', '.join(_BACKENDS)} or cuda:1")
     backend, _, index = device.partition(":")
     if backend not in _BACKENDS or (index and not index.isdecimal()) or (index and backend in {"auto", "cpu"}):
         raise InputError(f"{device!r} is no device of this machine", hint=f"use {', '.join(_BACKENDS)} or cuda:1")

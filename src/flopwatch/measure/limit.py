@@ -9,6 +9,7 @@ import msgspec
 from flopwatch.device.device import Device
 from flopwatch.device.machine import Machine, MachineKind
 from flopwatch.errors import InputError, MissingError
+from flopwatch.fields import is_whole
 from flopwatch.measure.series import ProbeSeries, answer_of
 from flopwatch.probe.protocol import ProbeRequest
 from flopwatch.units import format_bytes, parse_bytes
@@ -32,15 +33,18 @@ class Headroom(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def parse_headroom(text: str) -> Headroom:
-    """`5%` or `512MiB` as a Headroom; raises InputError for anything else and for all of it."""
+    """`5%` or `512MiB` as a Headroom; InputError, which names the option, for anything else and for all of it."""
     if not text.strip().endswith("%"):
-        return Headroom(amount=parse_bytes(text))
+        try:
+            return Headroom(amount=parse_bytes(text))
+        except InputError as error:
+            raise InputError(f"--headroom: {error.message}", hint="write it like 5% or 512MiB") from error
     try:
         percent = float(text.strip()[:-1])
     except ValueError as error:
-        raise InputError(f"{text!r} is no share", hint="write it like 5%") from error
+        raise InputError(f"--headroom: {text!r} is no share", hint="write it like 5%") from error
     if not 0 <= percent < 100:
-        raise InputError(f"a headroom of {text} leaves nothing", hint="give 0% to 99%, or an amount like 512MiB")
+        raise InputError(f"--headroom {text} leaves nothing", hint="give 0% to 99%, or an amount like 512MiB")
     return Headroom(amount=percent / 100)
 
 
@@ -53,8 +57,9 @@ class Limit(msgspec.Struct, frozen=True, kw_only=True):
 
 def given_limit(limit_bytes: int, headroom: Headroom | None = None) -> Limit:
     """A limit that the user has set, less the headroom; raises InputError where that leaves nothing."""
-    if limit_bytes < 1:
-        raise InputError(f"a limit of {limit_bytes} bytes leaves nothing", hint="write it like --limit 2GiB")
+    if not is_whole(limit_bytes, least=1):
+        text = f"a limit of {limit_bytes!r} bytes leaves nothing, or is no whole number"
+        raise InputError(text, hint="write it like --limit 2GiB, limit_bytes=2 << 30")
     kept_bytes = 0 if headroom is None else headroom.of(limit_bytes)
     if kept_bytes == 0:
         return Limit(limit_bytes=limit_bytes, source="given")

@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import inf
 from typing import Final
 
-import msgspec
-
 from flopwatch.errors import InputError
+from flopwatch.fields import is_whole
 from flopwatch.measure.meter_cost import StepCost
 from flopwatch.measure.meter_line import format_line
 from flopwatch.measure.meter_peak import MeterPeak
@@ -64,11 +63,13 @@ class Meter:
         clock: Callable[[], float] = time.perf_counter,
         exchange: Exchange | None = None,
     ) -> None:
-        if not _is_count(window_steps, least=1) or not (warmup_steps is None or _is_count(warmup_steps, least=0)):
+        if not is_whole(window_steps, least=1) or not (warmup_steps is None or is_whole(warmup_steps, least=0)):
             raise InputError(
-                f"window_steps={window_steps}, warmup_steps={warmup_steps} are no numbers of steps",
+                f"window_steps={window_steps!r}, warmup_steps={warmup_steps!r} are no numbers of steps",
                 hint="a window has at least one step, a warm-up none or more (None: until steady)",
             )
+        if not callable(clock):
+            raise InputError(f"clock={clock!r} cannot be called", hint="give a function that tells seconds")
         self.cost = cost
         self.peak = peak
         self.ranks = ranks
@@ -161,6 +162,7 @@ class Meter:
     @contextlib.contextmanager
     def pause(self, name: str = "pause") -> Iterator[None]:
         """Keep what happens within (evaluation, a checkpoint) out of the rates; pauses within it belong to it."""
+        _check_name(name)
         if self._open_pause is not None:
             yield
             return
@@ -180,6 +182,7 @@ class Meter:
         For callbacks that are only called after an evaluation or a checkpoint. Raises InputError in the middle of a
         step, whose work would lose its time.
         """
+        _check_name(name)
         if self._pending is not None:
             raise InputError(f"skip({name!r}) in the middle of a step", hint="use pause() around what is no training")
         if self._open_pause is None:
@@ -294,7 +297,8 @@ class Meter:
                 self._note("no group", text)
             found = scalars((own,), self.ranks)
         else:
-            self.ranks = msgspec.structs.replace(self.ranks, world_size=len(rows))  # a group made after the meter
+            if len(rows) != self.ranks.world_size:  # a group made after the meter
+                self.ranks = self.ranks.of_world(len(rows))
             found = scalars([totals_of_row(row) for row in rows], self.ranks)
         self._check_utilization(found)
         return found
@@ -322,6 +326,6 @@ class Meter:
             warnings.warn(text, MeterWarning, stacklevel=4)
 
 
-def _is_count(value: object, *, least: int) -> bool:
-    """Whether it is a whole number from `least` on."""
-    return isinstance(value, int) and value >= least
+def _check_name(name: object) -> None:
+    if not isinstance(name, str):
+        raise InputError(f"{name!r} is no name of a pause", hint="give a text, such as 'eval'")

@@ -11,6 +11,7 @@ from typing import Final
 
 from flopwatch.cost.convention import Convention, count_flops, find_convention, flops_per_token
 from flopwatch.errors import InputError
+from flopwatch.fields import is_whole
 from flopwatch.model.spec import ModelSpec
 from flopwatch.workload import Workload
 
@@ -100,6 +101,8 @@ def cost_of_spec(
     `seq_len` beyond the context, InputError for a recomputation that the convention does not know.
     """
     rule = find_convention(convention) if isinstance(convention, str) else convention
+    if not isinstance(rule, Convention):
+        raise InputError(f"convention={rule!r} is none", hint="give the name of one (docs/conventions.md)")
     if seq_len is not None:
         _check_whole("seq_len", seq_len)
         spec.check_seq_len(seq_len)
@@ -168,9 +171,9 @@ def cost_of_numbers(
 
 def whole(name: str, value: object) -> int:
     """`value` as an int of 0 or more; raises InputError for anything else, a tensor above all."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 0:
+    if not is_whole(value, least=0):
         raise InputError(f"{name}={_shown(value)} is not a whole number from 0 on", hint=_HOST_HINT)
-    return int(value)
+    return int(value)  # type: ignore[call-overload, no-any-return]
 
 
 def is_number(value: object) -> bool:

@@ -8,17 +8,30 @@ from typing import Final
 import msgspec
 
 from flopwatch.errors import InputError
+from flopwatch.fields import is_whole
 
 _MOST_DIGITS: Final = 9  # more ranks than there are devices
 
 
 class Ranks(msgspec.Struct, frozen=True, kw_only=True):
-    """The processes of a run. `ranks_per_replica` of them work on the same tokens (tensor, pipeline, context)."""
+    """The processes of a run. `ranks_per_replica` of them work on the same tokens (tensor, pipeline, context).
+
+    `n_devices` is what the user said of all ranks together, None where nothing was said.
+    """
 
     rank: int = 0
     world_size: int = 1
     devices_per_rank: int = 1
     ranks_per_replica: int = 1
+    n_devices: int | None = None
+
+    def of_world(self, world_size: int) -> Ranks:
+        """The same run with as many ranks as there turn out to be, in a group that was made after the meter.
+
+        Raises InputError where they cannot share `n_devices`, or make no whole replicas.
+        """
+        environment = {"RANK": str(min(self.rank, world_size - 1)), "WORLD_SIZE": str(world_size)}
+        return find_ranks(environment, n_devices=self.n_devices, ranks_per_replica=self.ranks_per_replica)
 
 
 def find_ranks(environment: Mapping[str, str], *, n_devices: int | None = None, ranks_per_replica: int = 1) -> Ranks:
@@ -27,22 +40,23 @@ def find_ranks(environment: Mapping[str, str], *, n_devices: int | None = None, 
     rank = _number(environment, "RANK", default=0, least=0)
     if rank >= world_size:
         raise InputError(f"RANK={rank} is not below WORLD_SIZE={world_size}", hint="torchrun sets both")
-    n_devices = world_size if n_devices is None else n_devices
-    if not isinstance(n_devices, int) or n_devices < 1 or n_devices % world_size:
+    n_all = world_size if n_devices is None else n_devices
+    if not is_whole(n_all, least=1) or n_all % world_size:
         raise InputError(
-            f"n_devices={n_devices} is no multiple of WORLD_SIZE={world_size}",
+            f"n_devices={n_devices!r} is no multiple of WORLD_SIZE={world_size}",
             hint="it counts the devices of all ranks together",
         )
-    if not isinstance(ranks_per_replica, int) or ranks_per_replica < 1 or world_size % ranks_per_replica:
+    if not is_whole(ranks_per_replica, least=1) or world_size % ranks_per_replica:
         raise InputError(
-            f"ranks_per_replica={ranks_per_replica} does not divide WORLD_SIZE={world_size}",
+            f"ranks_per_replica={ranks_per_replica!r} does not divide WORLD_SIZE={world_size}",
             hint="it is tensor x pipeline x context parallel size: the ranks that work on the same tokens",
         )
     return Ranks(
         rank=rank,
         world_size=world_size,
-        devices_per_rank=n_devices // world_size,
+        devices_per_rank=n_all // world_size,
         ranks_per_replica=ranks_per_replica,
+        n_devices=n_devices,
     )
 
 

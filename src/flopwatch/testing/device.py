@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from flopwatch.errors import InputError
+from flopwatch.fields import is_whole
 
 if TYPE_CHECKING:
     from flopwatch.probe.tensor_budget import TensorBudget
@@ -22,8 +23,9 @@ class FakeDevice:
     """
 
     def __init__(self, budget_bytes: int) -> None:
-        if budget_bytes < 1:
-            raise InputError(f"a budget of {budget_bytes} bytes leaves nothing", hint="give bytes, as 2 << 30")
+        if not is_whole(budget_bytes, least=1):
+            text = f"a budget of {budget_bytes!r} bytes leaves nothing, or is no whole number"
+            raise InputError(text, hint="write it like 2 << 30")
         self.budget_bytes = budget_bytes
         self._counted: TensorBudget | None = None
 
