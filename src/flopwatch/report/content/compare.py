@@ -62,7 +62,7 @@ def _judged(change: ChangeRow) -> tuple[str, Style]:
 
 
 def _signed(fraction: float | None, words: Words) -> str:
-    return words("na") if fraction is None else f"{100 * fraction:+.2f} %"
+    return words("na") if fraction is None else f"{100 * fraction:+z.2f} %"
 
 
 def _value(figure: str, value: float | None, words: Words) -> str:

@@ -103,7 +103,7 @@ def convention_text(name: str, details: Mapping[str, Any], words: Words) -> str:
 
 def error_text(predicted: float, measured: float) -> str:
     """How far a prediction is from what was measured, with its sign: `+1.4 %` is too high."""
-    return f"{100 * (predicted - measured) / measured:+.1f} %"
+    return f"{100 * (predicted - measured) / measured:+z.1f} %"
 
 
 def rate_text(tokens_per_s: float) -> str:
