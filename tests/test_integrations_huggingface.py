@@ -210,6 +210,7 @@ def test_a_mask_of_padding_is_no_packing(tmp_path, monkeypatch):
     assert "perf/mfu" in callback.meter.metrics()
 
 
+@pytest.mark.slow
 def test_padding_that_counts_as_tokens_is_warned_of_once(tmp_path):
     """Rows of 31 of which 5 are padding: 16.1 % of the tokens/s are none; whoever gives the lengths is not told."""
 

@@ -84,7 +84,10 @@ def test_parameters_are_those_of_transformers_own_model(model_type, n):
     assert count_params(_spec({"model_type": model_type, **CONFIGS[model_type][n]})).total == expected
 
 
-@pytest.mark.parametrize(("model_type", "n"), CASES)
+@pytest.mark.parametrize(
+    ("model_type", "n"),
+    [pytest.param(*case, marks=[pytest.mark.slow] if case[1] else []) for case in CASES],
+)
 def test_flops_of_a_training_step_are_those_of_a_trace(model_type, n):
     """Forward and backward of transformers' own model, counted by torch's counter, to the integer."""
     config = _config(model_type, CONFIGS[model_type][n])

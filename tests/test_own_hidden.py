@@ -21,7 +21,7 @@ from flopwatch.workload import Workload
 from own_networks import NETWORKS
 
 BATCH = 29
-FAST = {"cnn", "lstm", "mixer"}
+FAST = {"cnn"}
 UNKNOWN = {  # network -> the operators that are said, and the side on which the prediction may be
     "bags": ("aten._embedding_bag", "too low"),
     "cumprods": ("cumprod", "too high"),

@@ -52,6 +52,7 @@ def test_the_peak_is_what_was_allocated(runner, mib):
     assert mib << 20 <= peak_bytes <= (mib + 3) << 20
 
 
+@pytest.mark.slow
 def test_the_same_work_takes_the_same_memory_to_the_byte_each_time():
     """In another child and under another supervisor: addresses and hashes are fixed, where the system allows it."""
     peaks = []
