@@ -85,6 +85,21 @@ class OwnWork(msgspec.Struct, frozen=True, kw_only=True):
         return doubts
 
 
+class OwnOperators(msgspec.Struct, frozen=True, kw_only=True):
+    """Every operator of one step of the user's, from a trace of it, at the sizes and in the dtype that it really has.
+
+    An entry of `operators` is a name, a phase, a dtype, FLOPs and bytes of one call, and the number of such calls.
+    """
+
+    batch: int
+    seq_len: int
+    dtype: DType
+    model_flops: int
+    operators: list[tuple[str, str, str | None, int, int, int]]
+    uncounted: list[Uncounted] = []
+    notes: list[str] = []
+
+
 def resolve_model(model: str | Model, changes: Mapping[str, str] | None = None) -> Model:
     """What a user means by a model that is to be run: a spec, or the code behind `package.module:factory`."""
     if isinstance(model, OwnModel):
@@ -143,6 +158,12 @@ def own_memory_result(
     """The peak of the user's step by part, from a run of it without data in a process of its own."""
     found = _ask("own_memory", own, workload, series, {"keep_dtype": keep_dtype}, timeout_s=timeout_s)
     return msgspec.convert(found, MemoryResult)
+
+
+def own_operators(own: OwnModel, workload: Workload, series: ProbeSeries, *, timeout_s: float = 600.0) -> OwnOperators:
+    """The operators of the user's step, from a trace of it in a process of its own."""
+    found = _ask("own_operators", own, workload, series, {"keep_dtype": False}, timeout_s=timeout_s)
+    return msgspec.convert(found, OwnOperators)
 
 
 def _ask(

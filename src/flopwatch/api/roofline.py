@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
 
 from flopwatch.api.bandwidth import datasheet_bandwidth
 from flopwatch.api.ceilings import datasheet_ceiling
 from flopwatch.api.count import default_seq_len, resolve_spec
+from flopwatch.api.own import own_operators, resolve_model, settle
 from flopwatch.api.report_parts import roofs
 from flopwatch.compare.roofline import Roof, compute_bound_batch, roof_row, roofline_of_ops
 from flopwatch.compare.roofline import roofline as roofline_of_spec
@@ -17,6 +20,8 @@ from flopwatch.device.catalog import load_device
 from flopwatch.device.machine import Machine
 from flopwatch.errors import InputError
 from flopwatch.measure.peak import StoredPeak, peak_here
+from flopwatch.measure.series import ProbeSeries
+from flopwatch.model.own import Model, OwnModel
 from flopwatch.model.spec import ModelSpec
 from flopwatch.record import RooflineResult, RoofRow
 from flopwatch.store import Store
@@ -25,9 +30,11 @@ from flopwatch.workload import Workload
 if TYPE_CHECKING:
     from flopwatch.trace.result import Trace
 
+_ONE_BATCH: Final = "not known of your own code, which is traced at this batch"
+
 
 def roofline(
-    model: str | ModelSpec,
+    model: str | Model,
     workload: Workload | None = None,
     *,
     device: str | Roof,
@@ -35,11 +42,17 @@ def roofline(
 ) -> RooflineResult:
     """The least time of one step on a device of the catalogue, or under a Roof, in closed form, without torch.
 
-    The workload is a bf16 training step of batch 1 when left out. Raises InputError for a device, dtype or bandwidth
-    that is not known.
+    The workload is a bf16 training step of batch 1 when left out. Code of the user's (`package.module:factory`) has no
+    closed form: it is traced in a process of its own. Raises InputError for a device, dtype or bandwidth that is not
+    known.
     """
-    spec = resolve_spec(model, changes)
+    spec = resolve_model(model, changes)
     work = workload or Workload(seq_len=default_seq_len(spec), phase="train", dtype="bf16")
+    if isinstance(spec, OwnModel):
+        series, is_given = ProbeSeries(), workload is not None
+        work = settle(spec, work, series, is_dtype_given=is_given, is_seq_len_given=is_given)
+        roof = device if isinstance(device, Roof) else datasheet_roof(device, work.dtype)
+        return roofline_of_own(spec, work, series, roof=roof)
     roof = device if isinstance(device, Roof) else datasheet_roof(device, work.dtype)
     return roofline_of_spec(spec, work, roof)
 
@@ -74,6 +87,54 @@ def roofline_by_trace(
         compute_bound_batch=compute_bound_batch(spec, workload, roof),
         source="trace",
     )
+
+
+def roofline_of_own(
+    own: OwnModel,
+    workload: Workload,
+    series: ProbeSeries,
+    *,
+    roof: Roof,
+    timeout_s: float = 600.0,
+) -> RooflineResult:
+    """The least time of one step of the user's code, each operator as it really runs, from a trace of it.
+
+    The operators are those that a CPU runs. Raises InputError for autocast, and for matmuls in a dtype without a peak
+    in the roof.
+    """
+    check_own_roofline(workload)
+    found = own_operators(own, workload, series, timeout_s=timeout_s)
+    work = msgspec.structs.replace(workload, batch=found.batch, seq_len=found.seq_len, dtype=found.dtype)
+    ops = (
+        Op(
+            part=name.removeprefix("aten."),
+            stage=stage,  # type: ignore[arg-type]  # the trace's phases are the stages
+            dtype=dtype or found.dtype,
+            calls=calls,
+            flops=flops * calls,
+            warm_bytes=n_bytes * calls,
+        )
+        for name, stage, dtype, flops, n_bytes, calls in found.operators
+    )
+    result = roofline_of_ops(
+        ops, model=own.name, workload=work, roof=roof, model_flops=found.model_flops, compute_bound_batch=None,
+        source="trace",
+    )  # fmt: skip
+    missing = [entry.op for entry in found.uncounted if entry.looks_like_matmul]
+    said = [*result.assumptions, "operators are those that a CPU runs", *found.notes]
+    if missing:
+        said.append(f"not counted, so that the least time is too low: {', '.join(missing)}")
+    return msgspec.structs.replace(
+        result, assumptions=said, details=result.details | {"compute_bound_reason": _ONE_BATCH}
+    )
+
+
+def check_own_roofline(workload: Workload) -> None:
+    """Raise InputError for a step of the user's code whose roofline is not known."""
+    if workload.precision != "pure":
+        raise InputError(
+            f"--precision {workload.precision} has no roofline: its dtypes have peaks of their own", hint="leave it out"
+        )
 
 
 def ops_of_trace(trace: Trace, workload: Workload) -> Iterable[Op]:

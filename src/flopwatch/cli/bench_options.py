@@ -17,7 +17,7 @@ from flopwatch.api.why import check_why, explain
 from flopwatch.cli.options import Bytes, Count, StepOptions
 from flopwatch.errors import InputError
 from flopwatch.measure.fit import does_not_fit
-from flopwatch.model.own import Model, OwnModel
+from flopwatch.model.own import Model
 from flopwatch.record import BenchResult
 from flopwatch.store import Store
 from flopwatch.workload import Workload
@@ -66,14 +66,12 @@ class BenchOptions:
         """Refuse a step that --why cannot split."""
         if not self.why:
             return
-        if isinstance(spec, OwnModel):
-            raise InputError(f"--why needs a closed form, which {spec.name} has not", hint="leave it out")
         check_why(spec, work, kind=kind)
 
     def measure(self, spec: Model, work: Workload, benches: BenchSeries, store: Store) -> BenchResult:
         """The benchmark that was asked for; raises DoesNotFitError when not even batch 1 fits."""
         result = self._timed(spec, work, benches)
-        if not self.why or isinstance(spec, OwnModel):
+        if not self.why:
             return result
         return explain(spec, msgspec.structs.replace(work, batch=result.batch), result, benches, store=store)
 

@@ -8,8 +8,15 @@ import msgspec
 from cyclopts import Parameter
 
 from flopwatch import workload
-from flopwatch.api.count import default_seq_len, resolve_spec
-from flopwatch.api.roofline import datasheet_roof, measured_roof, roofline_by_trace, roofs_beside
+from flopwatch.api.count import default_seq_len
+from flopwatch.api.own import resolve_model, settle
+from flopwatch.api.roofline import (
+    datasheet_roof,
+    measured_roof,
+    roofline_by_trace,
+    roofline_of_own,
+    roofs_beside,
+)
 from flopwatch.cli.options import (
     Count,
     DTypeOption,
@@ -27,6 +34,7 @@ from flopwatch.device.detect import environment
 from flopwatch.errors import InputError
 from flopwatch.measure.dtype import default_dtype
 from flopwatch.measure.series import ProbeSeries
+from flopwatch.model.own import OwnModel
 from flopwatch.record import RoofRow, make_record
 from flopwatch.store import Store
 from flopwatch.workload import Workload
@@ -57,7 +65,8 @@ def roofline(
     Parameters
     ----------
     model
-        A preset, a Hugging Face config.json or its folder, a spec file, hf:ORG/NAME.
+        A preset, a Hugging Face config.json or its folder, a spec file, hf:ORG/NAME, or package.module:factory, whose
+        step is traced.
     device
         A card by name ("A100 SXM4 80GB"): its datasheet, without torch. auto, cpu, cuda: this machine's measured peak.
     batch
@@ -87,13 +96,24 @@ def roofline(
             raise InputError(f"{option} {value:g} is not a positive rate", hint="give TFLOP/s or GB/s")
     refuse_outside_training(phase, {"--optimizer": optimizer})
     own = {"peak_tflops": peak_tflops, "bandwidth_gb_per_s": bandwidth_gb_per_s}
-    spec = resolve_spec(model, (model_options or ModelOptions()).changes())
-    roof, others, dtype = _roof(device, dtype, own, store or StoreOptions(), output)
+    spec = resolve_model(model, (model_options or ModelOptions()).changes())
+    series = ProbeSeries()
     work = Workload(
-        batch=batch, seq_len=seq if seq is not None else default_seq_len(spec), phase=phase, dtype=dtype,
+        batch=batch, seq_len=seq if seq is not None else default_seq_len(spec), phase=phase, dtype=dtype or "fp32",
         optimizer=optimizer or "adamw", recompute=recompute, attention=attention,
     )  # fmt: skip
-    result = roofline_by_trace(spec, work, roof=roof) if trace else roofline_of_spec(spec, work, roof)
+    if isinstance(spec, OwnModel):
+        note(f"running your code: {spec.name}", output)
+        work = settle(spec, work, series, is_dtype_given=dtype is not None, is_seq_len_given=seq is not None)
+        dtype = work.dtype
+    roof, others, dtype = _roof(device, dtype, own, store or StoreOptions(), output)
+    work = msgspec.structs.replace(work, dtype=dtype)
+    if isinstance(spec, OwnModel):
+        result = roofline_of_own(spec, work, series, roof=roof)
+    elif trace:
+        result = roofline_by_trace(spec, work, roof=roof)
+    else:
+        result = roofline_of_spec(spec, work, roof)
     result = msgspec.structs.replace(result, other_roofs=others)
     asked = request(model=model, device=device, workload=work.to_dict(), trace=trace, spec=spec.to_dict(), **own)
     emit(make_record("roofline", environment=environment(), request=asked, results=[result]), output)

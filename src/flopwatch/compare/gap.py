@@ -13,7 +13,8 @@ from flopwatch.units import format_percent
 
 Group = Literal["matmul", "attention", "memory", "optimizer", "overhead"]
 
-_MATMULS: Final = frozenset({"aten::mm", "aten::addmm", "aten::addmv", "aten::mv"})
+_MATMULS: Final = frozenset({"aten::mm", "aten::addmm", "aten::addmv", "aten::mv", "aten::dot", "aten::_grouped_mm"})
+_KERNELS: Final = ("convolution", "slow_conv", "thnn_conv", "mkldnn_linear", "rnn_layer")  # of code of the user's
 _ATTENTION: Final = frozenset({"aten::bmm", "aten::baddbmm", "aten::_softmax", "aten::_softmax_backward_data"})
 # What moves no data on a CPU: views, empty tensors, and operators that only call others.
 _NO_WORK: Final = (
@@ -43,7 +44,7 @@ def group_of_operator(name: str, *, in_optimizer: bool) -> Group:
     """The part of a step that an operator of the profiler belongs to."""
     if in_optimizer:
         return "optimizer"
-    if name in _MATMULS:
+    if name in _MATMULS or any(kernel in name for kernel in _KERNELS):
         return "matmul"
     if name in _ATTENTION or ("scaled_dot_product" in name and name.startswith("aten::_")):
         return "attention"
@@ -53,10 +54,11 @@ def group_of_operator(name: str, *, in_optimizer: bool) -> Group:
 
 
 def group_of_row(row: RooflineRow) -> Group:
-    """The part of a step that a row of the closed-form roofline belongs to."""
+    """The part of a step that a row of the roofline belongs to, in closed form or of a trace."""
     if row.stage == "optimizer":
         return "optimizer"
-    if row.operator.startswith("layers.attention.core"):
+    name = row.operator
+    if name.startswith("layers.attention.core") or f"aten::{name}" in _ATTENTION or "scaled_dot_product" in name:
         return "attention"
     return "matmul" if row.flops else "memory"
 

@@ -9,7 +9,7 @@ import msgspec
 from flopwatch.cost.traffic import linears
 from flopwatch.measure.bench import BenchRequest, bench_step
 from flopwatch.measure.series import ProbeSeries, Progress, answer_of
-from flopwatch.model.own import OwnModel
+from flopwatch.model.own import OwnModel, import_from, probe_arguments
 from flopwatch.model.spec import ModelSpec
 from flopwatch.probe.protocol import ProbeRequest
 from flopwatch.workload import Workload
@@ -18,7 +18,7 @@ from flopwatch.workload import Workload
 def profile_step(request: BenchRequest, series: ProbeSeries) -> dict[str, Any]:
     """The step's operators with the time in each (see the job of that name)."""
     series.watch(Progress(label=f"{request.spec.name} {request.workload.phase}: the step under the profiler"))
-    arguments = {"spec": request.spec.to_dict(), "workload": request.workload.to_dict()}
+    arguments = {**probe_arguments(request.spec), "workload": request.workload.to_dict()}
     return answer_of(series.ask(_probe("profile_step", arguments, request)), what="profiling the step")
 
 
@@ -76,4 +76,5 @@ def _probe(job: str, arguments: dict[str, Any], request: BenchRequest) -> ProbeR
         device=request.device,
         timeout_s=request.timeout_s,
         n_threads=request.n_threads,
+        import_from=import_from(request.spec),
     )

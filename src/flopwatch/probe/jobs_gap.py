@@ -11,8 +11,10 @@ from typing import Any, Final
 import msgspec
 import torch
 
+from flopwatch.model.own import OwnModel
 from flopwatch.model.spec import ModelSpec
 from flopwatch.reference.model import DTYPES
+from flopwatch.reference.own import build_own_step
 from flopwatch.reference.step import build_step
 from flopwatch.workload import Workload
 
@@ -30,8 +32,12 @@ def profile_step(arguments: dict[str, Any]) -> dict[str, Any]:
     """
     from torch.profiler import ProfilerActivity, profile
 
-    spec = msgspec.convert(arguments["spec"], ModelSpec)
-    step = build_step(spec, msgspec.convert(arguments["workload"], Workload))
+    workload = msgspec.convert(arguments["workload"], Workload)
+    step: Callable[[], object]
+    if "own" in arguments:
+        step = build_own_step(msgspec.convert(arguments["own"], OwnModel), workload)
+    else:
+        step = build_step(msgspec.convert(arguments["spec"], ModelSpec), workload)
     for _ in range(_N_WARMUP):
         step()
     seen: list[tuple[float, list[dict[str, Any]]]] = []

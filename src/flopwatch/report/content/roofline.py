@@ -42,7 +42,12 @@ def _facts(result: RooflineResult, words: Words) -> list[Fact]:
         rate=units.format_bandwidth(result.bandwidth_bytes_per_s),
         source=words.said(result.bandwidth_source),
     )
-    batch = result.compute_bound_batch
+    if result.compute_bound_batch is not None:
+        batch = f"{result.compute_bound_batch:,}"
+    elif "compute_bound_reason" in result.details:
+        batch = words("na_because", reason=words.said(result.details["compute_bound_reason"]))
+    else:
+        batch = words("roofline.no_batch")
     return [
         Fact(label=words("roofline.time"), value=units.format_seconds(result.time_s), style="strong"),
         Fact(label=words("roofline.tokens"), value=words("tokens_per_s", rate=f"{result.tokens_per_s:,.0f}")),
@@ -51,7 +56,7 @@ def _facts(result: RooflineResult, words: Words) -> list[Fact]:
             label=words("roofline.bound"),
             value=words("roofline.bound_value", percent=units.format_percent(result.compute_bound_fraction)),
         ),
-        Fact(label=words("roofline.batch"), value=words("roofline.no_batch") if batch is None else f"{batch:,}"),
+        Fact(label=words("roofline.batch"), value=batch),
         Fact(label=words("roofline.bandwidth"), value=bandwidth),
     ]
 

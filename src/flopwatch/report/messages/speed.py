@@ -64,7 +64,7 @@ SPEED: Final[dict[str, tuple[str, str]]] = {
     "bench.mbu_value": ("{percent} of {bandwidth} ({source})", "{bandwidth} 的 {percent}（{source}）"),
     "bench.mbu_unknown": ("n/a of the {kind} bandwidth: {reason}", "相对{kind}带宽：未知（{reason}）"),
     "gap.title": ("Where {step} go, {least} of them at best", "{step} 花在哪里（理想情况下只需 {least}）"),
-    "gap.matmul": ("matmuls of linear layers", "线性层的矩阵乘法"),
+    "gap.matmul": ("matmuls", "矩阵乘法"),
     "gap.attention": ("attention", "注意力"),
     "gap.memory": ("elementwise, norms, loss", "逐元素运算、归一化、损失"),
     "gap.optimizer": ("optimizer", "优化器"),
