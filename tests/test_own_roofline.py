@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import jsonschema
+import msgspec
 import pytest
 
 import flopwatch as fw
@@ -20,6 +21,16 @@ from torch import nn
 
 def mlp(batch):
     return nn.Sequential(nn.Linear(7, 29), nn.ReLU(), nn.Linear(29, 3)), torch.randn(batch, 7)
+
+
+class Turned(nn.Linear):
+    def forward(self, x):
+        angles = torch.ones(11, 1) @ torch.ones(1, 13)  # fp32 whatever the weights are, as rotary positions have it
+        return super().forward(x) * angles.sum().to(x.dtype)
+
+
+def turned(batch):
+    return Turned(23, 29, dtype=torch.bfloat16), torch.randn(batch, 23, dtype=torch.bfloat16)
 
 
 def pictures(batch):
@@ -78,6 +89,16 @@ def test_the_step_is_one_whose_optimizer_has_its_state_already():
     assert "zeros_like" not in calls
     relu = next(row for row in found.operators if (row.operator, row.stage) == ("relu", "forward"))
     assert relu.time_s == pytest.approx(2 * BATCH * 29 * 4 / 1e9)  # read once, written once, four bytes each
+
+
+@pytest.mark.usefixtures("here")
+def test_matmuls_of_another_dtype_stand_at_the_weights_peak_and_that_is_said():
+    """2 x 11 x 13 FLOPs of fp32 beside 2 x 5 x 23 x 29 of bf16: 4.1 %."""
+    roof = msgspec.structs.replace(_roof(flops_per_s=1e9, bandwidth_bytes_per_s=1e30), flops_per_s={"bf16": 1e9})
+    work = Workload(batch=BATCH, seq_len=1, dtype="bf16", phase="forward")
+    found = fw.roofline("my_nets:turned", work, device=roof)
+    assert found.time_s == pytest.approx((2 * 11 * 13 + 2 * BATCH * 23 * 29) / 1e9)
+    assert "4.1 % of the FLOPs are fp32 and stand at the peak of bf16" in found.assumptions
 
 
 @pytest.mark.usefixtures("here")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
@@ -101,9 +100,9 @@ def own_operators(arguments: dict[str, Any]) -> dict[str, Any]:
     find_factory(own.factory)
     work = _settled(_first_source(own, asked), asked, keep_dtype=arguments["keep_dtype"])
     one, _ = _traced(own, work, n_steps=1, kinds=("meta", "fake", "real"))
-    calls = _calls_of(one)
+    calls = one.distinct()
     if n_steps_of(work) > 1:
-        calls = _calls_of(_traced(own, work, n_steps=2, kinds=("meta", "fake", "real"))[0]) - calls
+        calls = _traced(own, work, n_steps=2, kinds=("meta", "fake", "real"))[0].distinct() - calls
     return {
         "batch": work.batch,
         "seq_len": work.seq_len,
@@ -113,15 +112,6 @@ def own_operators(arguments: dict[str, Any]) -> dict[str, Any]:
         "uncounted": [msgspec.to_builtins(entry) for entry in one.uncounted],
         "notes": list(one.notes),
     }
-
-
-def _calls_of(made: Trace) -> Counter[tuple[str, str, str | None, int, int]]:
-    """How often each operator ran, by what it cost: its name, phase, dtype, FLOPs, and the bytes that it moved."""
-    return Counter(
-        (call.op, call.phase, call.dtype, call.flops + call.in_kernel_flops, call.read_bytes + call.written_bytes)
-        for call in made.operators()
-        if not call.op.endswith("._unsafe_view")  # no view to autograd, but it moves nothing
-    )
 
 
 def _first_source(own: OwnModel, workload: Workload) -> Source:

@@ -10,7 +10,7 @@ import msgspec
 from flopwatch.api.bandwidth import datasheet_bandwidth
 from flopwatch.api.ceilings import datasheet_ceiling
 from flopwatch.api.count import default_seq_len, resolve_spec
-from flopwatch.api.own import own_operators, resolve_model, settle
+from flopwatch.api.own import OwnOperators, own_operators, resolve_model, settle
 from flopwatch.api.report_parts import roofs
 from flopwatch.compare.roofline import Roof, compute_bound_batch, roof_row, roofline_of_ops
 from flopwatch.compare.roofline import roofline as roofline_of_spec
@@ -25,10 +25,11 @@ from flopwatch.model.own import Model, OwnModel
 from flopwatch.model.spec import ModelSpec
 from flopwatch.record import RooflineResult, RoofRow
 from flopwatch.store import Store
+from flopwatch.units import format_percent
 from flopwatch.workload import Workload
 
 if TYPE_CHECKING:
-    from flopwatch.trace.result import Trace
+    from flopwatch.trace.result import Trace, Work
 
 _ONE_BATCH: Final = "not known of your own code, which is traced at this batch"
 
@@ -99,29 +100,26 @@ def roofline_of_own(
 ) -> RooflineResult:
     """The least time of one step of the user's code, each operator as it really runs, from a trace of it.
 
-    The operators are those that a CPU runs. Raises InputError for autocast, and for matmuls in a dtype without a peak
-    in the roof.
+    The operators are those that a CPU runs. Matmuls in a dtype without a peak in the roof stand at that of the weights'
+    dtype, which is said. Raises InputError for autocast, and for a roof that does not know the weights' dtype.
     """
     check_own_roofline(workload)
     found = own_operators(own, workload, series, timeout_s=timeout_s)
     work = msgspec.structs.replace(workload, batch=found.batch, seq_len=found.seq_len, dtype=found.dtype)
-    ops = (
-        Op(
-            part=name.removeprefix("aten."),
-            stage=stage,  # type: ignore[arg-type]  # the trace's phases are the stages
-            dtype=dtype or found.dtype,
-            calls=calls,
-            flops=flops * calls,
-            warm_bytes=n_bytes * calls,
+    ops = [
+        _op(
+            (name, stage, dtype, flops, n_bytes),
+            calls,
+            dtype=found.dtype if dtype not in roof.flops_per_s or dtype is None else dtype,
         )
         for name, stage, dtype, flops, n_bytes, calls in found.operators
-    )
+    ]
     result = roofline_of_ops(
         ops, model=own.name, workload=work, roof=roof, model_flops=found.model_flops, compute_bound_batch=None,
         source="trace",
     )  # fmt: skip
     missing = [entry.op for entry in found.uncounted if entry.looks_like_matmul]
-    said = [*result.assumptions, "operators are those that a CPU runs", *found.notes]
+    said = [*result.assumptions, "operators are those that a CPU runs", *found.notes, *_lent(found, roof)]
     if missing:
         said.append(f"not counted, so that the least time is too low: {', '.join(missing)}")
     return msgspec.structs.replace(
@@ -142,22 +140,35 @@ def ops_of_trace(trace: Trace, workload: Workload) -> Iterable[Op]:
 
     The reference network is traced without data in fp32; bytes and dtype are scaled to the workload's.
     """
-    groups: dict[tuple[str, str, int, int], int] = {}
-    for call in trace.operators():
-        if call.op.endswith("._unsafe_view"):  # no view to autograd, but it moves nothing
-            continue
-        n_bytes = call.read_bytes + call.written_bytes
-        key = (call.op, call.phase, call.flops + call.in_kernel_flops, n_bytes * workload.element_bytes // 4)
-        groups[key] = groups.get(key, 0) + 1
-    for (name, stage, flops, n_bytes), calls in groups.items():
-        yield Op(
-            part=name.removeprefix("aten."),
-            stage=stage,  # type: ignore[arg-type]  # the trace's phases are the stages
-            dtype=workload.dtype,
-            calls=calls,
-            flops=flops * calls,
-            warm_bytes=n_bytes * calls,
-        )
+    for (name, stage, dtype, flops, n_bytes), calls in trace.distinct().items():
+        scaled = (name, stage, dtype, flops, n_bytes * workload.element_bytes // 4)
+        yield _op(scaled, calls, dtype=workload.dtype)
+
+
+def _op(work: Work, calls: int, *, dtype: str) -> Op:
+    """That many calls of an operator, at the peak of a dtype."""
+    name, stage, _, flops, n_bytes = work
+    return Op(
+        part=name.removeprefix("aten."),
+        stage=stage,  # type: ignore[arg-type]  # the trace's phases are the stages
+        dtype=dtype,
+        calls=calls,
+        flops=flops * calls,
+        warm_bytes=n_bytes * calls,
+    )
+
+
+def _lent(found: OwnOperators, roof: Roof) -> list[str]:
+    """Which share of the FLOPs stands at another dtype's peak, for want of one of their own."""
+    flops: dict[str, int] = {}
+    for _, _, dtype, each, _, calls in found.operators:
+        if each and dtype is not None and dtype != found.dtype and dtype not in roof.flops_per_s:
+            flops[dtype] = flops.get(dtype, 0) + each * calls
+    total = sum(each * calls for *_, each, _, calls in found.operators)
+    return [
+        f"{format_percent(n / total)} of the FLOPs are {dtype} and stand at the peak of {found.dtype}"
+        for dtype, n in flops.items()
+    ]
 
 
 def datasheet_roof(

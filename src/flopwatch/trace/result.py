@@ -22,6 +22,9 @@ from flopwatch.trace.storages import StorageLog
 from flopwatch.trace.views import Groups, WorkRow, at_depth, count_groups, operator_name, sum_by
 from flopwatch.units import format_bytes, format_flops
 
+Work = tuple[str, str, str | None, int, int]
+"""What one call of an operator costs: its name, phase, dtype, FLOPs (in the kernel too), and bytes that it moves."""
+
 
 class UncountedError(DoesNotFitError):
     """Work that looks like a matmul was not counted, and a complete count was asked for (exit code 3)."""
@@ -205,6 +208,14 @@ class Trace:
                 read_bytes=cost.read_bytes,
                 written_bytes=cost.written_bytes,
             )
+
+    def distinct(self) -> Counter[Work]:
+        """How often each operator ran, equal calls together: what a roofline needs."""
+        return Counter(
+            (call.op, call.phase, call.dtype, call.flops + call.in_kernel_flops, call.read_bytes + call.written_bytes)
+            for call in self.operators()
+            if not call.op.endswith("._unsafe_view")  # no view to autograd, but it moves nothing
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Totals, modules, operators, dtypes and what was not counted, as plain data."""

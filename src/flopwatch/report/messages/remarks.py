@@ -189,6 +189,10 @@ _FOUND: Final[tuple[tuple[str, str], ...]] = (
         "内核内部分配的内存为实测：每种调用在本机单独运行一次",
     ),
     ("not known of your own code, which is traced at this batch", "自己的代码未知：只按这一批量追踪"),
+    (
+        "{share} of the FLOPs are {dtype} and stand at the peak of {other}",
+        "{share} 的 FLOPs 是 {dtype}，按 {other} 的峰值计",
+    ),
     ("operators are those that a CPU runs", "算子是 CPU 上运行的那些"),
     ("not counted, so that the least time is too low: {names}", "未统计，最短时间因此偏低：{names}"),
     ("no matmul was counted in the step", "这一步里没有统计到矩阵乘法"),
