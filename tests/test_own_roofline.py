@@ -33,6 +33,10 @@ def turned(batch):
     return Turned(23, 29, dtype=torch.bfloat16), torch.randn(batch, 23, dtype=torch.bfloat16)
 
 
+def blank(batch):
+    return nn.ReLU(), torch.randn(batch, 23)
+
+
 def pictures(batch):
     layers = [nn.Conv2d(3, 48, 3), nn.ReLU(), nn.Conv2d(48, 40, 3), nn.Flatten(), nn.Linear(40 * 20 * 20, 11)]
     return nn.Sequential(*layers), torch.randn(batch, 3, 24, 24)
@@ -103,10 +107,13 @@ def test_matmuls_of_another_dtype_stand_at_the_weights_peak_and_that_is_said():
 
 @pytest.mark.usefixtures("here")
 def test_what_has_no_roofline_is_refused():
-    """Several dtypes in one step, and a dtype without a peak."""
+    """Several dtypes in one step, no work at all, and a dtype without a peak."""
     roof = _roof(flops_per_s=1e9, bandwidth_bytes_per_s=1e9)
     with pytest.raises(InputError, match="autocast has no roofline"):
         fw.roofline("my_nets:mlp", Workload(batch=BATCH, seq_len=1, dtype="bf16", precision="autocast"), device=roof)
+    cached = msgspec.structs.replace(roof, cache_bytes=1 << 20)
+    with pytest.raises(InputError, match="nothing in a step of my_nets:blank takes time"):
+        fw.roofline("my_nets:blank", _work(phase="forward"), device=cached)
     with pytest.raises(InputError, match="no bf16 peak of by hand"):
         fw.roofline("my_nets:mlp", Workload(batch=BATCH, seq_len=1, dtype="bf16"), device=roof)
 

@@ -61,9 +61,17 @@ def roofline_of_ops(
     compute_bound_batch: int | None,
     source: Literal["closed-form", "trace"],
 ) -> RooflineResult:
-    """The least time of any list of operators, the slowest first; those of one name, stage and bound together."""
+    """The least time of any list of operators, the slowest first; those of one name, stage and bound together.
+
+    Raises InputError for a list that takes no time at all.
+    """
     rows = sorted(_merged([_row(op, roof) for op in ops]), key=lambda row: -row.time_s)
     time_s = math.fsum(row.time_s for row in rows)
+    if not time_s:
+        raise InputError(
+            f"nothing in a step of {model} takes time: it has no matmul, and what it moves stays in the cache",
+            hint="give a larger batch",
+        )
     compute_s = math.fsum(row.time_s for row in rows if row.bound == "compute")
     peak = peak_of(roof, workload.dtype)
     return RooflineResult(
