@@ -103,11 +103,10 @@ def test_one_process_may_have_several_devices():
     assert found["perf/mfu"] == pytest.approx(70 * FLOPS_PER_TOKEN / 8e9)
 
 
-def test_a_group_that_was_made_after_the_meter_is_found_when_it_is_asked():
-    """Without RANK and WORLD_SIZE: two ranks alike have twice the tokens, and a step no longer speaks for both."""
-    clock = Clock()
-    alone = make_meter(clock)
-    meter = measure.Meter(
+def _before_its_group(clock, **options):
+    """A meter made where nothing told of ranks; whoever asks for all of them finds two alike."""
+    alone = make_meter(clock, **options)
+    return measure.Meter(
         cost=alone.cost,
         peak=alone.peak,
         ranks=alone.ranks,
@@ -115,6 +114,12 @@ def test_a_group_that_was_made_after_the_meter_is_found_when_it_is_asked():
         clock=clock,
         exchange=lambda row: [row, row],
     )
+
+
+def test_a_group_that_was_made_after_the_meter_is_found_when_it_is_asked():
+    """Without RANK and WORLD_SIZE: two ranks alike have twice the tokens, and a step no longer speaks for both."""
+    clock = Clock()
+    meter = _before_its_group(clock)
     clock.pass_s(0.5)
     assert meter.step(tokens=35)["perf/tokens_per_s"] == 70
     assert meter.gather()["perf/tokens_per_s"] == 140
@@ -126,15 +131,7 @@ def test_a_group_that_was_made_after_the_meter_is_found_when_it_is_asked():
 def test_devices_that_were_given_are_shared_by_a_group_made_after_the_meter():
     """8 devices of all ranks are 4 of each of two, not 8: an MFU of twice the tokens over 8 peaks."""
     clock = Clock()
-    alone = make_meter(clock, n_devices=8)
-    meter = measure.Meter(
-        cost=alone.cost,
-        peak=alone.peak,
-        ranks=alone.ranks,
-        warmup_steps=0,
-        clock=clock,
-        exchange=lambda row: [row, row],
-    )
+    meter = _before_its_group(clock, n_devices=8)
     clock.pass_s(0.5)
     meter.step(tokens=35)
     found = meter.gather()

@@ -51,11 +51,7 @@ def own_work(arguments: dict[str, Any]) -> dict[str, Any]:
     `keep_dtype`: the weights stay in the dtype that they are made in, whatever the workload says. Raises InputError
     for a factory that gives no module, or inputs that are not of the size that was asked for.
     """
-    own = msgspec.convert(arguments["own"], OwnModel)
-    asked = msgspec.convert(arguments["workload"], Workload)
-    find_factory(own.factory)  # imported before anything is made on another device
-    source = _first_source(own, asked)
-    work = _settled(source, asked, keep_dtype=arguments["keep_dtype"])
+    own, work, source = _asked(arguments)
     facts: dict[str, Any] = {
         "takes_batch": _takes_batch(source),
         "takes_seq_len": not source.has_inputs or "seq_len" in source.takes,
@@ -95,10 +91,7 @@ def own_operators(arguments: dict[str, Any]) -> dict[str, Any]:
 
     Of two steps the second: the first makes the optimizer's state, which no later one does.
     """
-    own = msgspec.convert(arguments["own"], OwnModel)
-    asked = msgspec.convert(arguments["workload"], Workload)
-    find_factory(own.factory)
-    work = _settled(_first_source(own, asked), asked, keep_dtype=arguments["keep_dtype"])
+    own, work, _ = _asked(arguments)
     one, _ = _traced(own, work, n_steps=1, kinds=("meta", "fake", "real"))
     calls = one.distinct()
     if n_steps_of(work) > 1:
@@ -112,6 +105,15 @@ def own_operators(arguments: dict[str, Any]) -> dict[str, Any]:
         "uncounted": [msgspec.to_builtins(entry) for entry in one.uncounted],
         "notes": list(one.notes),
     }
+
+
+def _asked(arguments: dict[str, Any]) -> tuple[OwnModel, Workload, Source]:
+    """The model that a job is asked about, the workload that really runs, and what its factory made first."""
+    own = msgspec.convert(arguments["own"], OwnModel)
+    asked = msgspec.convert(arguments["workload"], Workload)
+    find_factory(own.factory)  # imported before anything is made on another device
+    source = _first_source(own, asked)
+    return own, _settled(source, asked, keep_dtype=arguments["keep_dtype"]), source
 
 
 def _first_source(own: OwnModel, workload: Workload) -> Source:
@@ -301,11 +303,7 @@ def own_memory(arguments: dict[str, Any]) -> dict[str, Any]:
 
     Raises FlopwatchError for code that does not run without data.
     """
-    own = msgspec.convert(arguments["own"], OwnModel)
-    asked = msgspec.convert(arguments["workload"], Workload)
-    find_factory(own.factory)
-    source = _first_source(own, asked)
-    work = _settled(source, asked, keep_dtype=arguments["keep_dtype"])
+    own, work, source = _asked(arguments)
     memory = _Memory(own, work, source, is_inside=arguments["is_inside"])
     try:
         tape = memory.tape_here()

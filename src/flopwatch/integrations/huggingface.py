@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from flopwatch.api.meter import Meter, MeterWarning
+from flopwatch.api.meter import Meter
 from flopwatch.errors import InputError, MissingError
 from flopwatch.measure.meter_cost import unknown_cost
 from flopwatch.model.huggingface import config_fields
@@ -24,7 +23,7 @@ except ImportError as error:
         f"the Hugging Face callback needs transformers ({error})", hint="pip install 'flopwatch[hf]'"
     ) from error
 
-from flopwatch.integrations.module import matmul_dtype, numel, warn_of_frozen
+from flopwatch.integrations.module import matmul_dtype, numel, tell, warn_of_frozen
 
 Count = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 """The keyword inputs of one forward pass -> what `Meter.add` is told of them."""
@@ -153,8 +152,7 @@ class MeterCallback(TrainerCallback):
             " and as FLOPs: tokens/s and MFU are higher than those of the text; give count=, the lengths"
         )
         self._n_padding = None
-        meter.notes.append(text)
-        warnings.warn(text, MeterWarning, stacklevel=3)
+        tell(meter, text, stacklevel=4)
 
 
 def add_meter(trainer: Any, *, count: Count | None = None, **options: Any) -> MeterCallback:

@@ -29,8 +29,13 @@ def warn_of_frozen(meter: Meter, module: Any) -> None:
             f"{n_frozen:,} of {sum(n for n, _ in sizes):,} parameters are not trained, which costs less than is counted"
             " for MFU and HFU: give flops_per_token, such as fw.trace(step).total / tokens, in place of model"
         )
-        meter.notes.append(text)
-        warnings.warn(text, MeterWarning, stacklevel=3)
+        tell(meter, text, stacklevel=4)
+
+
+def tell(meter: Meter, text: str, *, stacklevel: int = 3) -> None:
+    """Say something of a meter's figures, as a warning and in its notes."""
+    meter.notes.append(text)
+    warnings.warn(text, MeterWarning, stacklevel=stacklevel)
 
 
 def numel(parameter: Any) -> int:

@@ -8,15 +8,10 @@ from collections.abc import Callable
 from statistics import median
 from typing import Any, Final
 
-import msgspec
 import torch
 
-from flopwatch.model.own import OwnModel
-from flopwatch.model.spec import ModelSpec
+from flopwatch.probe.jobs_step import build
 from flopwatch.reference.model import DTYPES
-from flopwatch.reference.own import build_own_step
-from flopwatch.reference.step import build_step
-from flopwatch.workload import Workload
 
 _N_WARMUP: Final = 3
 _N_PROFILED: Final = 5
@@ -32,12 +27,7 @@ def profile_step(arguments: dict[str, Any]) -> dict[str, Any]:
     """
     from torch.profiler import ProfilerActivity, profile
 
-    workload = msgspec.convert(arguments["workload"], Workload)
-    step: Callable[[], object]
-    if "own" in arguments:
-        step = build_own_step(msgspec.convert(arguments["own"], OwnModel), workload)
-    else:
-        step = build_step(msgspec.convert(arguments["spec"], ModelSpec), workload)
+    step, _ = build({**arguments, "device": "cpu"})
     for _ in range(_N_WARMUP):
         step()
     seen: list[tuple[float, list[dict[str, Any]]]] = []

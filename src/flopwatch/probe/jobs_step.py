@@ -35,7 +35,7 @@ def fit_step(arguments: dict[str, Any]) -> dict[str, Any]:
     step_s: list[float] = []
 
     def work() -> None:
-        step, settle = _build(arguments)
+        step, settle = build(arguments)
         gc.collect()
         for _ in range(n_steps):
             began_s = time.perf_counter()
@@ -99,16 +99,16 @@ def _peak_of_two_steps(arguments: dict[str, Any]) -> int | None:
 
 
 def _started(arguments: dict[str, Any]) -> tuple[Step, Callable[[], None]]:
-    """What `_build` gives, after its first two steps."""
-    step, settle = _build(arguments)
+    """What `build` gives, after its first two steps."""
+    step, settle = build(arguments)
     step()
     step()
     settle()
     return step, settle
 
 
-def _build(arguments: dict[str, Any]) -> tuple[Step, Callable[[], None]]:
-    """The step, and a function that returns when all its work is done."""
+def build(arguments: dict[str, Any]) -> tuple[Step, Callable[[], None]]:
+    """The step of `spec`, or of the user's `own`, and a function that returns when all its work is done."""
     workload = msgspec.convert(arguments["workload"], Workload)
     device = arguments["device"]
     compiled = arguments.get("compiled", False)
