@@ -24,29 +24,31 @@ CURVES = {
 def search(curve, *, most, fits=None, noise=0.0, seed=0, limit_bytes=None):
     """The BestBatch of a curve whose batches beyond `fits` run out of memory (100 bytes, and 10 a sequence)."""
     draw = random.Random(seed)
-    asked = []
+    asked, rates = [], {}
     looking = search_best_batch(max_batch=most, limit_bytes=limit_bytes)
     try:
-        batch = next(looking)
+        wanted = next(looking)
         while True:
+            batch = wanted.batch
             asked.append(batch)
             if fits is not None and batch > fits:
-                batch = looking.send(Reading(batch=batch, outcome="oom"))
+                wanted = looking.send(Reading(batch=batch, outcome="oom"))
                 continue
             rate = curve(batch) * (1 + draw.gauss(0, noise))
+            rates[batch] = (rate + rates[batch]) / 2 if wanted.is_more else rate
             width = 2 * noise + 1e-4
-            batch = looking.send(
+            wanted = looking.send(
                 Reading(
                     batch=batch,
-                    tokens_per_s=rate,
-                    low=rate * (1 - width),
-                    high=rate * (1 + width),
+                    tokens_per_s=rates[batch],
+                    low=rates[batch] * (1 - width),
+                    high=rates[batch] * (1 + width),
                     peak_bytes=100 + 10 * batch,
                 )
             )
     except StopIteration as end:
         found = end.value
-    assert len(asked) == found.n_runs <= len(set(asked)) + 1
+    assert len(asked) == found.n_runs <= len(set(asked)) + 3
     return found
 
 
@@ -87,20 +89,46 @@ def test_where_memory_ends_the_search_goes_as_near_as_pays(fits, half):
 
 
 def test_a_machine_that_became_slower_is_no_fall_of_the_curve():
-    """From the fifth run on all is half as fast: batch 8 is timed again, and the search goes on to the best, 32."""
+    """From the fourth run on all is half as fast: batch 8 is timed again, and the search goes on to the best, 32."""
     n_runs, asked = 0, []
     looking = search_best_batch(max_batch=64)
     try:
-        batch = next(looking)
+        wanted = next(looking)
         while True:
             n_runs += 1
+            batch = wanted.batch
             asked.append(batch)
-            rate = min(batch, 32) ** 0.5 * (1.0 if n_runs < 5 else 0.5)
-            batch = looking.send(Reading(batch=batch, tokens_per_s=rate, low=rate, high=rate))
+            rate = min(batch, 32) ** 0.5 * (1.0 if n_runs < 4 else 0.5)
+            wanted = looking.send(Reading(batch=batch, tokens_per_s=rate, low=rate, high=rate))
     except StopIteration as end:
         found = end.value
-    assert asked[:6] == [1, 2, 4, 8, 16, 8]
+    assert asked[:5] == [1, 4, 8, 16, 8]
     assert found.best.batch == 32
+
+
+def test_a_dip_of_a_few_percent_does_not_end_the_search():
+    """8 % less at 16 than at 8, and 25 % more at 24, as a small network had it here: 24 is found."""
+    found = search(lambda b: 24 * 1.25 if b == 24 else min(b, 8) * (3 if b < 16 else 2.76), most=24)
+    assert found.best.batch == 24
+    assert found.n_runs <= 8
+
+
+def test_a_lucky_reading_does_not_win():
+    """16 is 4 % faster the first time than ever again; 24 is 3 % faster than that: timed once more, 16 loses."""
+    n_timed, looking = {}, search_best_batch(max_batch=24)
+    try:
+        wanted = next(looking)
+        while True:
+            batch = wanted.batch
+            n_timed[batch] = n_timed.get(batch, 0) + 1
+            rate = {1: 10.0, 4: 50.0, 8: 80.0, 16: 100.0, 24: 103.0}.get(batch, 90.0)
+            if batch == 16:
+                rate *= 1.04 if n_timed[16] == 1 else 1.02 if wanted.is_more else 1.0
+            wanted = looking.send(Reading(batch=batch, tokens_per_s=rate, low=rate, high=rate))
+    except StopIteration as end:
+        found = end.value
+    assert n_timed[16] == 2
+    assert found.best.batch == 24
 
 
 def test_a_first_batch_that_does_not_run_is_no_best():
@@ -115,10 +143,10 @@ def reading(batch, rate, width=0.0):
 
 
 def test_of_batches_within_the_noise_the_smallest_is_taken():
-    """1.5 % apart: the same under a noise of 1.6 %, not under none, and never when 3 % apart."""
-    assert best_of([reading(4, 98.5), reading(8, 100.0, 1.6)]).batch == 4
-    assert best_of([reading(4, 98.5), reading(8, 100.0)]).batch == 8
-    assert best_of([reading(4, 97.0), reading(8, 100.0, 30.0)]).batch == 8
+    """0.8 % apart: the same under a noise of 0.9 %, not under none, and never when 1.5 % apart."""
+    assert best_of([reading(4, 99.2), reading(8, 100.0, 0.9)]).batch == 4
+    assert best_of([reading(4, 99.2), reading(8, 100.0)]).batch == 8
+    assert best_of([reading(4, 98.5), reading(8, 100.0, 30.0)]).batch == 8
     assert best_of([]) is None
 
 

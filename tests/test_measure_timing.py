@@ -50,10 +50,12 @@ def test_warm_up_has_a_cap_and_says_when_it_hit_it():
 
 
 def test_a_slow_step_is_sampled_five_times_and_a_fast_one_for_the_target():
-    """Never fewer than five; at 0.1 s a step, 4 s hold 40."""
+    """Never fewer than five; at 0.1 s a step, 4 s hold 40; and a step of 3 ms fills them as well, two to a sample."""
     assert len(sample(Clock(), lambda _n: 30.0)[0]["samples_s"]) == 5
     assert len(sample(Clock(), lambda _n: 0.1)[0]["samples_s"]) == pytest.approx(40, abs=1)
-    assert len(sample(Clock(), lambda _n: 0.003)[0]["samples_s"]) == 100
+    summary = sample(Clock(), lambda _n: 0.003)[0]
+    assert summary["n_steps"] == 2
+    assert sum(summary["samples_s"]) * 2 == pytest.approx(4.0, rel=0.01)
 
 
 def test_samples_that_differ_are_taken_for_longer_until_the_median_is_known():

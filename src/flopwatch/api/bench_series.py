@@ -13,7 +13,7 @@ from flopwatch.compare.decode import BandwidthCeiling
 from flopwatch.compare.utilization import Ceiling, merged_ceiling
 from flopwatch.cost.convention import Convention
 from flopwatch.device.machine import Machine
-from flopwatch.measure.bench import BenchRequest, StepMeasurement, bench_step
+from flopwatch.measure.bench import BenchRequest, StepMeasurement, bench_step, joined
 from flopwatch.measure.limit import Limit, free_limit
 from flopwatch.measure.series import ProbeSeries
 from flopwatch.model.own import Model, OwnModel
@@ -81,12 +81,23 @@ class BenchSeries:
         )
 
     def measure(
-        self, spec: Model, workload: Workload, *, compiled: bool = False, repeat: int = 0
+        self,
+        spec: Model,
+        workload: Workload,
+        *,
+        compiled: bool = False,
+        repeat: int = 0,
+        besides: StepMeasurement | None = None,
     ) -> tuple[StepMeasurement, BenchResult]:
-        """The step's measurement and what follows from it; raises DoesNotFitError or ProbeError when it fails."""
+        """The step's measurement and what follows from it; raises DoesNotFitError or ProbeError when it fails.
+
+        The samples of `besides`, of the same step, count with those that are taken now.
+        """
         work = self._work(spec, workload)
         request = self.request(spec, workload, compiled=compiled, repeat=repeat)
         measured = bench_step(request, self.series)
+        if besides is not None:
+            measured = joined(besides, measured)
         result = bench_result(
             request,
             measured,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import msgspec
 
 from flopwatch.api.bench_series import BenchSeries
@@ -9,7 +11,8 @@ from flopwatch.api.own import own_memory
 from flopwatch.compare.runs import RUN_TO_RUN_FRACTION
 from flopwatch.errors import DoesNotFitError, FlopwatchError, InputError, ProbeError
 from flopwatch.measure.batch_search import MOST, Predict, predicted_place
-from flopwatch.measure.best_batch import BestBatch, Reading, micro_batch_of, search_best_batch, tokens_per_s_at
+from flopwatch.measure.bench import StepMeasurement
+from flopwatch.measure.best_batch import BestBatch, Reading, Try, micro_batch_of, search_best_batch, tokens_per_s_at
 from flopwatch.measure.fit import FitRequest, predicted_peak
 from flopwatch.model.own import Model, OwnModel
 from flopwatch.record import AccumulationPlan, BatchPoint, BatchSearch, BenchResult
@@ -37,9 +40,9 @@ def best_batch(
     run = _Run(spec, workload, benches, compiled=compiled)
     search = search_best_batch(max_batch=most, limit_bytes=benches.limit.limit_bytes)
     try:
-        batch = next(search)
+        wanted = next(search)
         while True:
-            batch = search.send(run.read(batch))
+            wanted = search.send(run.read(wanted))
     except StopIteration as end:
         found: BestBatch = end.value
     if found.best is None:
@@ -65,19 +68,29 @@ class _Run:
         self.errors: dict[int, FlopwatchError] = {}
         self.notes: list[str] = []
         self._readings: dict[int, Reading] = {}
+        self._measured: dict[int, StepMeasurement] = {}
+        self._n_timed: Counter[int] = Counter()
 
-    def read(self, batch: int) -> Reading:
+    def read(self, wanted: Try) -> Reading:
         """Time one batch, another time when it was timed before."""
-        repeat = int(batch in self.results)
+        batch = wanted.batch
+        repeat = self._n_timed[batch]
         work = msgspec.structs.replace(self._workload, batch=batch)
         try:
-            measured, result = self._benches.measure(self._spec, work, compiled=self._compiled, repeat=repeat)
+            measured, result = self._benches.measure(
+                self._spec,
+                work,
+                compiled=self._compiled,
+                repeat=repeat,
+                besides=self._measured[batch] if wanted.is_more else None,
+            )
         except (DoesNotFitError, ProbeError) as error:
             self.errors[batch] = error
             return Reading(batch=batch, outcome="oom" if isinstance(error, DoesNotFitError) else "failed")
-        if repeat:
+        if repeat and not wanted.is_more:
             self._compare(result, self.results[batch])
-        self.results[batch] = result
+        self._n_timed[batch] += 1
+        self._measured[batch], self.results[batch] = measured, result
         self._readings[batch] = Reading(
             batch=batch,
             tokens_per_s=result.tokens_per_s,

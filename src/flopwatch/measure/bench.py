@@ -108,6 +108,33 @@ def bench_step(request: BenchRequest, series: ProbeSeries) -> StepMeasurement:
     )
 
 
+def joined(one: StepMeasurement, other: StepMeasurement) -> StepMeasurement:
+    """One measurement of a step from two: all samples of both; the larger memory, and whatever was noted of either."""
+    more = other.timing
+    timing = timing_of(
+        [*one.timing.samples_s, *more.samples_s],
+        n_warmup=one.timing.n_warmup + more.n_warmup,
+        is_steady=one.timing.is_steady and more.is_steady,
+    )
+    notes = [*_without(one.notes, one.timing.notes), *_without(other.notes, more.notes), *timing.notes]
+    return msgspec.structs.replace(
+        other,
+        timing=timing,
+        tensor_peak_bytes=_larger(one.tensor_peak_bytes, other.tensor_peak_bytes),
+        allocated_peak_bytes=_larger(one.allocated_peak_bytes, other.allocated_peak_bytes),
+        notes=list(dict.fromkeys(notes)),
+        disturbed=other.disturbed or one.disturbed,
+    )
+
+
+def _without(notes: list[str], left_out: list[str]) -> list[str]:
+    return [note for note in notes if note not in left_out]
+
+
+def _larger(one: int | None, other: int | None) -> int | None:
+    return max((n for n in (one, other) if n is not None), default=None)
+
+
 def _summary(request: BenchRequest, outcome: ProbeOutcome) -> dict[str, Any]:
     """The job's last row, or one made of the samples that it had reported before its time was up."""
     if outcome.outcome == "oom":

@@ -1,7 +1,8 @@
 """The search for the batch with the most tokens a second: pure, it only says which batch to time next.
 
-Double while it pays, stop when tokens/s falls, stays flat or memory ends, then look closer around the best. Of
-batches that differ by less than the noise the smaller is taken: it leaves memory, and waits less for a step.
+Double while it pays, stop when tokens/s falls steeply, does not rise twice in a row or memory ends, then look closer
+around the best, and time that once more when others come near. Of batches that differ by less than the noise the
+smaller is taken: it leaves memory, and waits less for a step.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from typing import Final, Literal
 import msgspec
 
 _GAIN: Final = 0.01  # a doubling that brings less is not worth it; twice less than that is left beyond it
-_SURE_GAIN: Final = 0.02  # a doubling that cannot bring more than this, noise included, ends the search at once
 _FALL: Final = 0.02
 _STEEP: Final = 0.1
 _ALIKE: Final = 0.03
-_LEAST_SAME, _MOST_SAME = 0.005, 0.02  # batches this near to the best are as good, by how noisy the best is
+_LEAST_SAME, _MOST_SAME = 0.005, 0.01  # batches this near to the best are as good, by how noisy the best is
+_NO_GAIN: Final = 0.02  # between two batches that differ by less nothing is gained
 _MOST_CLOSER: Final = 5
+_MOST_AGAIN: Final = 2
+_RIVAL: Final = 0.05  # a batch this near to the best may be the best: what one process says is off by half as much
 _NEAR: Final = 0.15  # of the span: a try nearer than that to the best says nothing new
 _LEAST_APART, _MOST_APART = 0.03, 0.15  # nor does one that differs by less than twice the noise
 _GOLDEN: Final = 0.382
@@ -36,6 +39,13 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     peak_bytes: int | None = None
 
 
+class Try(msgspec.Struct, frozen=True, kw_only=True):
+    """The batch to time next. `is_more`: it was timed before, and the Reading wanted is that of all its samples."""
+
+    batch: int
+    is_more: bool = False
+
+
 class BestBatch(msgspec.Struct, frozen=True, kw_only=True):
     """The end of a search: the batch to use (None when not even the first ran), every reading, and why it ended."""
 
@@ -45,39 +55,62 @@ class BestBatch(msgspec.Struct, frozen=True, kw_only=True):
     end: str
 
 
-def search_best_batch(*, max_batch: int, limit_bytes: int | None = None) -> Generator[int, Reading, BestBatch]:
-    """Yields the batch to time next, is sent its Reading, and returns the BestBatch.
+def search_best_batch(*, max_batch: int, limit_bytes: int | None = None) -> Generator[Try, Reading, BestBatch]:
+    """Yields the Try to make next, is sent its Reading, and returns the BestBatch.
 
     Before a steep fall of tokens/s ends the doubling, the batch before it is timed once more: when that has fallen as
     well it is the machine that became slower, and what was timed before counts in proportion (the
-    BestBatch holds it so). No other batch is timed twice. `max_batch` is the largest that may be timed. There are at
-    most a third as many runs as batches up to it, but for the doublings themselves.
+    BestBatch holds it so). At the end the best is timed once more, when another is near: the fastest of several
+    readings owes a part of it to luck. `max_batch` is the largest that may be timed. There are at most a third as many
+    runs as batches up to it, but for the doublings themselves.
     """
     readings: dict[int, Reading] = {}
-    batch, end, n_runs, is_confirmed = 1, "", 0, False
-    while not end:
-        readings[batch] = yield batch
-        n_runs += 1
-        top = _top_below(readings, batch)
-        if top is not None and _falls(readings[batch], top, by=_STEEP) and not is_confirmed:
-            again = yield top.batch
-            n_runs, is_confirmed = n_runs + 1, True
-            _take_again(readings, top, again)
-        end = _why_end(readings, batch, max_batch)
-        batch = min(2 * batch, max_batch)
-    most = min(n_runs + _MOST_CLOSER, max_batch // 3)
-    while n_runs < most:
+    n_runs, end = yield from _double(readings, max_batch)
+    most = min(n_runs + _MOST_CLOSER + _MOST_AGAIN, max_batch // 3)
+    for _ in range(min(_MOST_CLOSER, most - 1 - n_runs)):
         closer = _closer(list(readings.values()), limit_bytes)
         if closer is None:
             break
-        readings[closer] = yield closer
+        readings[closer] = yield Try(batch=closer)
         n_runs += 1
+    twice: set[int] = set()
+    while n_runs < most and len(twice) < _MOST_AGAIN:
+        top = _contested(list(readings.values()))
+        if top is None or top.batch in twice:
+            break
+        twice.add(top.batch)
+        again = yield Try(batch=top.batch, is_more=True)
+        n_runs += 1
+        readings[top.batch] = again if again.outcome == "ok" else top
     found = sorted(readings.values(), key=lambda reading: reading.batch)
     return BestBatch(best=best_of(found), readings=found, n_runs=n_runs, end=end)
 
 
+def _double(readings: dict[int, Reading], max_batch: int) -> Generator[Try, Reading, tuple[int, str]]:
+    """1, 4 and on by doubling into `readings`; returns the runs that it took and why it ended."""
+    batch, end, n_runs, is_confirmed = 1, "", 0, False
+    while not end:
+        readings[batch] = yield Try(batch=batch)
+        n_runs += 1
+        top = _top_below(readings, batch)
+        if top is not None and _falls(readings[batch], top, by=_STEEP) and not is_confirmed:
+            again = yield Try(batch=top.batch)
+            n_runs, is_confirmed = n_runs + 1, True
+            _take_again(readings, top, again)
+        end = _why_end(readings, batch, max_batch)
+        batch = min(4 if batch == 1 else 2 * batch, max_batch)
+    return n_runs, end
+
+
+def _contested(readings: Sequence[Reading]) -> Reading | None:
+    """The fastest, when another is near enough that it may be the faster one; None otherwise."""
+    ran = sorted(_ran(readings), key=lambda reading: -reading.tokens_per_s)
+    is_near = len(ran) > 1 and ran[1].tokens_per_s > ran[0].tokens_per_s * (1 - _RIVAL)
+    return ran[0] if is_near else None
+
+
 def best_of(readings: Sequence[Reading]) -> Reading | None:
-    """The smallest batch that is as good as the best, within its noise and 2 % at most; None when none ran."""
+    """The smallest batch that is as good as the best, within its noise and a percent at most; None when none ran."""
     ran = _ran(readings)
     if not ran:
         return None
@@ -127,12 +160,10 @@ def _why_end(readings: dict[int, Reading], batch: int, max_batch: int) -> str:
         return f"batch {batch} ran out of memory" if last.outcome == "oom" else f"batch {batch} did not run"
     top = _top_below(readings, batch)
     if top is not None:
-        if _falls(last, top, by=_FALL):
+        if _falls(last, top, by=_STEEP):
             return f"tokens/s falls at batch {batch}"
-        gain = last.tokens_per_s / top.tokens_per_s - 1
-        before = [reading for reading in readings.values() if reading.batch < batch]
-        is_sure = last.high / top.low - 1 < _SURE_GAIN
-        if gain < _GAIN and (is_sure or _gain_before(before) < _GAIN):
+        *before, one, two = (reading.tokens_per_s for _, reading in sorted(readings.items()))
+        if before and max(one, two) < max(before) * (1 + _GAIN):
             return f"tokens/s stays flat up to batch {batch}"
     return f"batch {batch} is the largest that may be tried" if batch >= max_batch else ""
 
@@ -160,14 +191,6 @@ def _top_below(readings: dict[int, Reading], batch: int) -> Reading | None:
 def _falls(last: Reading, top: Reading, *, by: float) -> bool:
     """Whether `last` ran, and slower than `top` by that fraction and by more than both intervals allow."""
     return last.outcome == "ok" and last.tokens_per_s < top.tokens_per_s * (1 - by) and last.high < top.low
-
-
-def _gain_before(before: Sequence[Reading]) -> float:
-    """What the last batch of `before` gained over the best of those below it; much, where there is none."""
-    ran = _ran(before)
-    if len(ran) < 2:
-        return math.inf
-    return ran[-1].tokens_per_s / max(reading.tokens_per_s for reading in ran[:-1]) - 1
 
 
 def _closer(readings: Sequence[Reading], limit_bytes: int | None) -> int | None:
@@ -212,7 +235,7 @@ def _between(one: Reading, other: Reading) -> int | None:
     """Halfway, where the best is the first or the last that was timed: worth it when the two differ."""
     middle = round(math.sqrt(one.batch * other.batch))
     is_new = one.batch < middle < other.batch
-    is_same = abs(one.tokens_per_s / other.tokens_per_s - 1) < _MOST_SAME
+    is_same = abs(one.tokens_per_s / other.tokens_per_s - 1) < _NO_GAIN
     return middle if is_new and not is_same else None
 
 
@@ -231,7 +254,9 @@ def _below_failure(left: Reading | None, top: Reading, right: Reading, limit_byt
     if growth <= 0:
         return middle
     fits = top.batch + int((limit_bytes * _FILL - top.peak_bytes) / growth)
-    return min(max(fits, top.batch + 1), right.batch - 1) if fits > top.batch else None
+    if fits >= right.batch:  # which did not run: the limit is not what ended it
+        return middle
+    return fits if fits > top.batch else None
 
 
 def _at_vertex(left: Reading, top: Reading, right: Reading) -> int | None:

@@ -30,11 +30,11 @@ class SamplePlan:
     max_warmup_s: float = 10.0
     steady_fraction: float = 0.05
     min_samples: int = 5
-    max_samples: int = 100
+    max_samples: int = 1000
     target_s: float = 4.0
     sure_fraction: float = 0.01
     most_s: float = 16.0
-    min_sample_s: float = 0.002
+    min_sample_s: float = 0.004
 
 
 def sample_steps(
