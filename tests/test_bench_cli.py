@@ -144,3 +144,20 @@ def test_two_clocks_that_disagree_are_a_note():
     )
     assert "the time of day moved by 0.90 s for each second" in measure(skewed).notes[0]
     assert measure(good).notes == []
+
+
+def test_memory_that_is_taken_anew_each_step_is_a_note_with_a_way_out():
+    """A quarter of the CPU time and 200,000 pages a step are said; few pages, little time or a GPU are not."""
+    summary = {"samples_s": [1.0] * 5, "n_steps": 1, "n_warmup": 3, "is_steady": True, "tensor_peak_bytes": 7}
+    much, few, little, unknown = (
+        ProbeOutcome(outcome="ok", result={**summary, "others_cores": None, "fresh": fresh}, wall_s=1.0)
+        for fresh in (
+            {"pages": 200_000.0, "kernel_share": 0.25},
+            {"pages": 10.0, "kernel_share": 0.25},
+            {"pages": 200_000.0, "kernel_share": 0.02},
+            {},
+        )
+    )
+    assert measure(much).notes[0].startswith("25% of the CPU time is the system's: each step gives memory back and")
+    assert "takes 200,000 pages anew" in measure(much).notes[0]
+    assert measure(few).notes == measure(little).notes == measure(unknown).notes == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from typing import Any, Final
 
 import msgspec
@@ -19,6 +20,8 @@ from flopwatch.workload import Workload
 
 _BUSY_CORES: Final = 0.15  # what a quiet system uses for itself stays below
 _ENOUGH_SAMPLES: Final = 5
+_MANY_PAGES: Final = 1000
+_KERNEL_FRACTION: Final = 0.1
 _SKEW_FRACTION: Final = 0.02  # a clock that is being set moves by less; one that is off by more spoils the figure
 
 
@@ -102,6 +105,7 @@ def bench_step(request: BenchRequest, series: ProbeSeries) -> StepMeasurement:
             *_ending_notes(outcome, timing),
             *_memory_notes(summary["tensor_peak_bytes"], outcome, request.device),
             *_clock_notes(summary.get("clock_ratio")),
+            *_fresh_notes(summary.get("fresh") or {}, request.device),
             *timing.notes,
         ],
         disturbed=others[0] if others else None,
@@ -195,6 +199,18 @@ def _clock_notes(ratio: float | None) -> list[str]:
         f"the time of day moved by {ratio:.2f} s for each second of the clock that timed the steps: one of the two is"
         " wrong (a clock being set, or a virtual machine's): time the step again"
     ]
+
+
+def _fresh_notes(fresh: dict[str, float], device: str) -> list[str]:
+    """That a part of the step is the system handing out memory which the step before gave back."""
+    if device != "cpu" or not fresh or fresh["pages"] < _MANY_PAGES or fresh["kernel_share"] < _KERNEL_FRACTION:
+        return []
+    note = (
+        f"{fresh['kernel_share']:.0%} of the CPU time is the system's: each step gives memory back and takes"
+        f" {fresh['pages']:,.0f} pages anew (MALLOC_MMAP_MAX_=0 and MALLOC_TRIM_THRESHOLD_=68719476736 in the"
+        " environment make glibc keep it)"
+    )
+    return [note if platform.libc_ver()[0] == "glibc" else note[: note.index(" (MALLOC")]]
 
 
 def _progress(label: str, rows: list[dict[str, Any]], plan: SamplePlan) -> Progress:

@@ -15,6 +15,7 @@ from flopwatch.model.own import OwnModel
 from flopwatch.model.spec import ModelSpec
 from flopwatch.probe.contention import OthersCpu
 from flopwatch.probe.failures import classify_error
+from flopwatch.probe.fresh_memory import FreshMemory
 from flopwatch.probe.sampling import SamplePlan, sample_steps
 from flopwatch.probe.settle import settle_of
 from flopwatch.probe.tensor_peak import TensorPeak, tensor_peak
@@ -52,9 +53,9 @@ def fit_step(arguments: dict[str, Any]) -> dict[str, Any]:
 def bench_step(arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Rows of `sampling.sample_steps` for a step of `workload` on the network of `spec`, or on the user's `own`.
 
-    The summary has two more: `tensor_peak_bytes`, the exact peak of building the network and the first two steps, and
-    `others_cores`, the cores that other processes kept busy meanwhile. Python's garbage collector runs between
-    samples, not inside them.
+    The summary has more: `tensor_peak_bytes`, the exact peak of building the network and the first two steps,
+    `others_cores`, the cores that other processes kept busy meanwhile, and `fresh`, a FreshMemory.row. Python's garbage
+    collector runs between samples, not inside them.
     """
     device = arguments["device"]
     counting = contextlib.nullcontext(TensorPeak()) if _is_cpu(device) else _counting(device)
@@ -64,12 +65,17 @@ def bench_step(arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:
     gc.collect()
     gc.freeze()  # what is there stays; collections below look at what a step leaves behind only
     gc.disable()
-    others = OthersCpu()
+    others, fresh, n_steps = OthersCpu(), FreshMemory(), 0
     try:
         for row in sample_steps(step, plan, clock=time.perf_counter, settle=settle, n_done=2, second_clock=time.time):
             if "samples_s" in row:
                 row |= {"tensor_peak_bytes": counted.peak_bytes, "others_cores": others.n_cores()}
+                row["fresh"] = fresh.row(n_steps)
                 break
+            if "sample_s" in row:
+                n_steps += row["n_steps"]
+            else:  # a warm-up step
+                fresh = FreshMemory()
             yield row
             gc.collect()
     finally:

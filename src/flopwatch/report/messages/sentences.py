@@ -212,6 +212,16 @@ _MEASURED: Final[tuple[tuple[str, str], ...]] = (
         "两者必有一个不准（时钟正被校准，或是虚拟机的时钟）：请重新计时",
     ),
     (
+        "{n_percent}% of the CPU time is the system's: each step gives memory back and takes {n_pages} pages anew"
+        " (MALLOC_MMAP_MAX_=0 and MALLOC_TRIM_THRESHOLD_=68719476736 in the environment make glibc keep it)",
+        "{n_percent}% 的 CPU 时间是系统的：每一步都归还内存，又重新取得 {n_pages} 个内存页"
+        "（环境变量 MALLOC_MMAP_MAX_=0 和 MALLOC_TRIM_THRESHOLD_=68719476736 可使 glibc 保留内存）",
+    ),
+    (
+        "{n_percent}% of the CPU time is the system's: each step gives memory back and takes {n_pages} pages anew",
+        "{n_percent}% 的 CPU 时间是系统的：每一步都归还内存，又重新取得 {n_pages} 个内存页",
+    ),
+    (
         "the base itself changed by {n_percent} % from its first run to its last: the machine is not quiet,"
         " and the intervals of the choices are as wide",
         "基准本身从第一次到最后一次变化了 {n_percent} %：机器并不空闲，各选择的区间也同样宽",
