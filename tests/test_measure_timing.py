@@ -64,7 +64,30 @@ def test_samples_that_differ_are_taken_for_longer_until_the_median_is_known():
     assert 14 <= len(uneven) <= 16
     slightly = sample(Clock(), lambda n: 1.0 + 0.02 * (n % 2))[0]["samples_s"]
     assert len(slightly) == 5
-    assert len(sample(Clock(), lambda n: 1.0 + 0.2 * (n % 2), most_s=4.0)[0]["samples_s"]) == 5
+    assert len(sample(Clock(), lambda n: 1.0 + 0.2 * (n % 2), most_s=4.0, few_samples=5)[0]["samples_s"]) == 5
+
+
+def test_a_slow_step_whose_samples_differ_gets_ten_of_them():
+    """Steps of 3 and 4 s in turn: 16 s hold five, which say little; ten do, within 40 s. Steps of 9 s do not go on."""
+    assert len(sample(Clock(), lambda n: 3.0 + n % 2)[0]["samples_s"]) == 10
+    assert len(sample(Clock(), lambda n: 9.0 + 3 * (n % 2))[0]["samples_s"]) == 5
+    assert len(sample(Clock(), lambda _n: 3.0)[0]["samples_s"]) == 5
+
+
+def test_samples_of_a_machine_whose_speed_drifts_are_not_taken_for_many():
+    """20 and 24 ms by turns of a second: 200 samples are as good as four. Of a step that alternates they are 200."""
+    drifting = sample(Clock(), lambda n: 0.020 + 0.004 * (n // 50 % 2), most_s=9.0)[0]["samples_s"]
+    assert sum(drifting) == pytest.approx(9.0, rel=0.01)
+    alternating = sample(Clock(), lambda n: 0.020 + 0.001 * (n % 2))[0]["samples_s"]
+    assert sum(alternating) == pytest.approx(4.0, rel=0.05)
+
+
+def test_a_warm_up_that_was_cut_off_but_paid_no_more_is_steady():
+    """Steps that scatter by 10 % look as if they got faster; the samples that follow say that they did not."""
+    scatter = sample(Clock(), lambda n: 4.0 - 0.4 * (n % 2), max_warmup=4)[0]
+    assert scatter["n_warmup"] <= 4
+    assert scatter["is_steady"]
+    assert not sample(Clock(), lambda n: 4.0 * 0.93**n, max_warmup=4)[0]["is_steady"]
 
 
 def test_a_coarse_clock_is_read_over_many_steps():

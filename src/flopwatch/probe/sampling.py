@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
-from statistics import quantiles
+from statistics import median, quantiles, stdev
 from typing import Any, Final
 
 from flopwatch.errors import ProbeError
@@ -14,6 +14,7 @@ _CLOCK_TICKS: Final = 200  # a sample this many ticks long is read to half a per
 _MOST_STEPS_A_SAMPLE: Final = 1 << 20
 _MIDDLE_HALF: Final = 1.349  # range of the middle half of normal samples, in standard deviations
 _MEDIAN_ERROR: Final = math.sqrt(math.pi / 2)  # standard error of the median over that of the mean, normal samples
+_N_BLOCKS: Final = 5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,7 +23,8 @@ class SamplePlan:
 
     Steady means that a step is no longer faster than the one before by more than `steady_fraction`: warm-up is over
     when it stops paying. There are at least `min_samples`, then more until `target_s` is spent and the median is known
-    to `sure_fraction` (its standard error), or `most_s` is spent, or there are `max_samples`.
+    to `sure_fraction` (its standard error), or `most_s` is spent, or there are `max_samples`. Steps so slow that
+    `most_s` holds few of them are sampled until there are `few_samples`, for `few_most_s` at most.
     """
 
     min_warmup: int = 2
@@ -34,6 +36,8 @@ class SamplePlan:
     target_s: float = 4.0
     sure_fraction: float = 0.01
     most_s: float = 16.0
+    few_samples: int = 10
+    few_most_s: float = 40.0
     min_sample_s: float = 0.004
 
 
@@ -70,7 +74,7 @@ def sample_steps(
         "samples_s": samples_s,
         "n_steps": n_steps,
         "n_warmup": n_done + len(warmup_s),
-        "is_steady": _is_steady(warmup_s, plan),
+        "is_steady": _is_steady(warmup_s, plan) or not _got_faster(samples_s, plan),
         "clock_ratio": None if began is None or second_clock is None else _ratio(began, (clock(), second_clock())),
     }
 
@@ -78,16 +82,25 @@ def sample_steps(
 def _wants_more(samples_s: Sequence[float], plan: SamplePlan, *, spent_s: float) -> bool:
     if len(samples_s) < plan.min_samples:
         return True
-    if len(samples_s) >= plan.max_samples or spent_s >= plan.most_s:
+    most_s = plan.few_most_s if len(samples_s) < plan.few_samples else plan.most_s
+    if len(samples_s) >= plan.max_samples or spent_s >= most_s:
         return False
-    return spent_s < plan.target_s or not _is_sure(samples_s, plan)
+    return spent_s < plan.target_s or not is_sure(samples_s, plan.sure_fraction)
 
 
-def _is_sure(samples_s: Sequence[float], plan: SamplePlan) -> bool:
-    """Whether the median's standard error is small: that of normal samples, from the range of their middle half."""
-    low_s, middle, high_s = quantiles(samples_s, n=4, method="inclusive")
-    deviation_s = (high_s - low_s) / _MIDDLE_HALF
-    return _MEDIAN_ERROR * deviation_s / math.sqrt(len(samples_s)) <= plan.sure_fraction * middle
+def is_sure(samples: Sequence[float], fraction: float) -> bool:
+    """Whether the median of samples, in the order in which they were taken, is known to `fraction` (standard error).
+
+    Of normal samples it follows from the range of their middle half. A machine whose speed drifts makes neighbours
+    alike, so that many samples say no more than few: medians of consecutive blocks show it.
+    """
+    low, middle, high = quantiles(samples, n=4, method="inclusive")
+    errors = [_MEDIAN_ERROR * (high - low) / _MIDDLE_HALF / math.sqrt(len(samples))]
+    size = len(samples) // _N_BLOCKS
+    if size > 1:
+        blocks = [median(samples[size * n : size * (n + 1)]) for n in range(_N_BLOCKS)]
+        errors.append(stdev(blocks) / math.sqrt(_N_BLOCKS))
+    return max(errors) <= fraction * middle
 
 
 def _ratio(began: tuple[float, float], ended: tuple[float, float]) -> float:
@@ -114,6 +127,12 @@ def _is_warm(warmup_s: list[float], plan: SamplePlan, *, n_done: int) -> bool:
 def _is_steady(warmup_s: list[float], plan: SamplePlan) -> bool:
     """Whether the last warm-up step was no more than a little faster than the one before."""
     return len(warmup_s) >= 2 and warmup_s[-1] >= warmup_s[-2] * (1 - plan.steady_fraction)
+
+
+def _got_faster(samples_s: Sequence[float], plan: SamplePlan) -> bool:
+    """Whether warm-up went on in the samples: the last quarter of them is faster than the first."""
+    n_end = max(2, len(samples_s) // 4)
+    return median(samples_s[-n_end:]) < median(samples_s[:n_end]) * (1 - plan.steady_fraction)
 
 
 def _steps_a_sample(
