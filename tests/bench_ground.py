@@ -2,6 +2,7 @@
 
 from flopwatch.api.bench_series import BenchSeries
 from flopwatch.cost.convention import DEFAULT, find_convention
+from flopwatch.device.accelerator import Accelerator
 from flopwatch.device.cpu import Cpu
 from flopwatch.device.machine import Machine
 from flopwatch.measure.series import ProbeSeries
@@ -22,9 +23,15 @@ CPU = Cpu(
     memory_limit="pretended",
 )
 MACHINE = Machine(kind="cpu", name="Pretended CPU", cpu=CPU, why_no_device="it is pretended")
+CARD = Machine(
+    kind="cuda",
+    name="Pretended card",
+    cpu=CPU,
+    accelerator=Accelerator(kind="cuda", index=0, name="Pretended card", memory_free_bytes=40 << 30),
+)
 
 
-def benches_on(hardware, journal=None):
+def benches_on(hardware, journal=None, machine=MACHINE):
     """A BenchSeries whose probes are answered by `hardware`; its measured peak has to be pretended too."""
     series = ProbeSeries(run=hardware, journal=journal)
-    return BenchSeries(series=series, machine=MACHINE, convention=find_convention(DEFAULT), timeout_s=60.0)
+    return BenchSeries(series=series, machine=machine, convention=find_convention(DEFAULT), timeout_s=60.0)

@@ -5,7 +5,8 @@ import random
 
 import pytest
 
-from flopwatch.measure.best_batch import Reading, best_of, micro_batch_of, search_best_batch, tokens_per_s_at
+from flopwatch.measure.batch_curve import Reading, best_of, micro_batch_of, tokens_per_s_at
+from flopwatch.measure.best_batch import search_best_batch
 
 CURVES = {
     **{f"rising, half at {k}": lambda b, k=k: b / (b + k) for k in (0.05, 1, 7, 60, 500)},
@@ -29,23 +30,22 @@ def search(curve, *, most, fits=None, noise=0.0, seed=0, limit_bytes=None):
     try:
         wanted = next(looking)
         while True:
-            batch = wanted.batch
+            (batch,) = wanted.batches
             asked.append(batch)
             if fits is not None and batch > fits:
-                wanted = looking.send(Reading(batch=batch, outcome="oom"))
+                wanted = looking.send([Reading(batch=batch, outcome="oom")])
                 continue
             rate = curve(batch) * (1 + draw.gauss(0, noise))
             rates[batch] = (rate + rates[batch]) / 2 if wanted.is_more else rate
             width = 2 * noise + 1e-4
-            wanted = looking.send(
-                Reading(
-                    batch=batch,
-                    tokens_per_s=rates[batch],
-                    low=rates[batch] * (1 - width),
-                    high=rates[batch] * (1 + width),
-                    peak_bytes=100 + 10 * batch,
-                )
+            reading = Reading(
+                batch=batch,
+                tokens_per_s=rates[batch],
+                low=rates[batch] * (1 - width),
+                high=rates[batch] * (1 + width),
+                peak_bytes=100 + 10 * batch,
             )
+            wanted = looking.send([reading])
     except StopIteration as end:
         found = end.value
     assert len(asked) == found.n_runs <= len(set(asked)) + 3
@@ -96,10 +96,10 @@ def test_a_machine_that_became_slower_is_no_fall_of_the_curve():
         wanted = next(looking)
         while True:
             n_runs += 1
-            batch = wanted.batch
+            (batch,) = wanted.batches
             asked.append(batch)
             rate = min(batch, 32) ** 0.5 * (1.0 if n_runs < 4 else 0.5)
-            wanted = looking.send(Reading(batch=batch, tokens_per_s=rate, low=rate, high=rate))
+            wanted = looking.send([Reading(batch=batch, tokens_per_s=rate, low=rate, high=rate)])
     except StopIteration as end:
         found = end.value
     assert asked[:5] == [1, 4, 8, 16, 8]
@@ -119,16 +119,61 @@ def test_a_lucky_reading_does_not_win():
     try:
         wanted = next(looking)
         while True:
-            batch = wanted.batch
+            (batch,) = wanted.batches
             n_timed[batch] = n_timed.get(batch, 0) + 1
             rate = {1: 10.0, 4: 50.0, 8: 80.0, 16: 100.0, 24: 103.0}.get(batch, 90.0)
             if batch == 16:
                 rate *= 1.04 if n_timed[16] == 1 else 1.02 if wanted.is_more else 1.0
-            wanted = looking.send(Reading(batch=batch, tokens_per_s=rate, low=rate, high=rate))
+            wanted = looking.send([Reading(batch=batch, tokens_per_s=rate, low=rate, high=rate)])
     except StopIteration as end:
         found = end.value
     assert n_timed[16] == 2
     assert found.best.batch == 24
+
+
+def race(curve, *, most, drift, peak_bytes=None, limit_bytes=None):
+    """The BestBatch on a machine whose speed `drift` changes from run to run, and the batches timed in turn."""
+    n_tries, in_turn = 0, []
+    looking = search_best_batch(max_batch=most, limit_bytes=limit_bytes, takes_turns=True)
+    try:
+        wanted = next(looking)
+        while True:
+            speed, n_tries = drift(n_tries), n_tries + 1
+            if len(wanted.batches) > 1:
+                in_turn.append(wanted.batches)
+            rates = [(batch, speed * curve(batch)) for batch in wanted.batches]
+            wanted = looking.send(
+                [Reading(batch=n, tokens_per_s=rate, low=rate, high=rate, peak_bytes=peak_bytes) for n, rate in rates]
+            )
+    except StopIteration as end:
+        return end.value, in_turn
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("curve", CURVES.values(), ids=CURVES)
+def test_a_drift_of_a_few_percent_does_not_choose_the_batch(curve, seed):
+    """Speeds within 8 % from run to run: of the batches that were timed in turn the best, or one within 1 %."""
+    draw = random.Random(seed)
+    found, in_turn = race(curve, most=24, drift=lambda _n: draw.uniform(0.96, 1.04))
+    assert found.n_runs <= 8
+    if in_turn:
+        assert curve(found.best.batch) >= 0.99 * max(curve(batch) for batch in in_turn[0])
+
+
+def test_a_machine_that_slows_down_before_the_finalists_run_does_not_choose_another():
+    """Half as fast in the end: the finalists' rates are below all others', which count as half as fast too."""
+    found, in_turn = race(lambda b: min(b, 16) ** 0.5 + 0.01 * b, most=24, drift=lambda n: 1.0 if n < 6 else 0.5)
+    assert found.best.batch in in_turn[0]
+    assert found.best.tokens_per_s == max(reading.tokens_per_s for reading in found.readings)
+
+
+def test_what_is_timed_in_turn_fits_into_memory_together():
+    """Of three near ones two fit beside each other; of which none is known to fit are timed one by one."""
+    flat = {"curve": lambda b: 10 + 0.01 * b, "most": 48, "drift": lambda _n: 1.0}
+    assert len(race(**flat, peak_bytes=10, limit_bytes=40)[1][0]) == 3
+    assert len(race(**flat, peak_bytes=10, limit_bytes=29)[1][0]) == 2
+    assert race(**flat, peak_bytes=10, limit_bytes=19)[1] == []
+    assert race(**flat, peak_bytes=None, limit_bytes=1000)[1] == []
 
 
 def test_a_first_batch_that_does_not_run_is_no_best():

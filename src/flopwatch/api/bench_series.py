@@ -98,17 +98,25 @@ class BenchSeries:
         measured = bench_step(request, self.series)
         if besides is not None:
             measured = joined(besides, measured)
-        result = bench_result(
+        return measured, self._result(request, measured, work)
+
+    def result(
+        self, spec: Model, workload: Workload, measured: StepMeasurement, *, compiled: bool = False
+    ) -> BenchResult:
+        """What follows from a measurement of the step."""
+        return self._result(self.request(spec, workload, compiled=compiled), measured, self._work(spec, workload))
+
+    def _result(self, request: BenchRequest, measured: StepMeasurement, work: StepWork) -> BenchResult:
+        return bench_result(
             request,
             measured,
             work=work,
             device_name=self.machine.name,
             convention=self._convention,
-            ceilings=self._ceilings_of(work.model_flops or {workload.dtype: 0}),
-            bandwidths=self._bandwidths_of(workload),
+            ceilings=self._ceilings_of(work.model_flops or {request.workload.dtype: 0}),
+            bandwidths=self._bandwidths_of(request.workload),
             cache_bytes=cache_bytes(self.machine),
         )
-        return measured, result
 
     def _ceilings_of(self, dtypes: Iterable[str]) -> list[Ceiling]:
         """The datasheet's peaks and the measured ones, of all dtypes that a step computes in."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import msgspec
 
@@ -10,10 +11,12 @@ from flopwatch.api.bench_series import BenchSeries
 from flopwatch.api.own import own_memory
 from flopwatch.compare.runs import RUN_TO_RUN_FRACTION
 from flopwatch.errors import DoesNotFitError, FlopwatchError, InputError, ProbeError
+from flopwatch.measure.batch_curve import Reading, micro_batch_of, tokens_per_s_at
 from flopwatch.measure.batch_search import MOST, Predict, predicted_place
-from flopwatch.measure.bench import StepMeasurement
-from flopwatch.measure.best_batch import BestBatch, Reading, Try, micro_batch_of, search_best_batch, tokens_per_s_at
+from flopwatch.measure.bench import StepMeasurement, with_timing
+from flopwatch.measure.best_batch import BestBatch, Try, search_best_batch
 from flopwatch.measure.fit import FitRequest, predicted_peak
+from flopwatch.measure.turns import time_in_turn
 from flopwatch.model.own import Model, OwnModel
 from flopwatch.record import AccumulationPlan, BatchPoint, BatchSearch, BenchResult
 from flopwatch.workload import Workload
@@ -38,11 +41,13 @@ def best_batch(
     largest = _largest_predicted(spec, workload, benches)
     most = min(n for n in (largest, max_batch, global_batch, MOST) if n is not None)
     run = _Run(spec, workload, benches, compiled=compiled)
-    search = search_best_batch(max_batch=most, limit_bytes=benches.limit.limit_bytes)
+    takes_turns = benches.machine.kind == "cpu"  # on an accelerator another process's tensors would be in the way
+    search = search_best_batch(max_batch=most, limit_bytes=benches.limit.limit_bytes, takes_turns=takes_turns)
     try:
         wanted = next(search)
         while True:
-            wanted = search.send(run.read(wanted))
+            in_turn = len(wanted.batches) > 1
+            wanted = search.send(run.read_in_turn(wanted.batches) if in_turn else [run.read(wanted)])
     except StopIteration as end:
         found: BestBatch = end.value
     if found.best is None:
@@ -73,7 +78,7 @@ class _Run:
 
     def read(self, wanted: Try) -> Reading:
         """Time one batch, another time when it was timed before."""
-        batch = wanted.batch
+        (batch,) = wanted.batches
         repeat = self._n_timed[batch]
         work = msgspec.structs.replace(self._workload, batch=batch)
         try:
@@ -90,12 +95,48 @@ class _Run:
         if repeat and not wanted.is_more:
             self._compare(result, self.results[batch])
         self._n_timed[batch] += 1
+        return self._keep(batch, measured, result)
+
+    def read_in_turn(self, batches: Sequence[int]) -> list[Reading]:
+        """Time batches that ran before in turn: readings that compare as they did round by round.
+
+        Where one of them fails beside the others, the readings that there are.
+        """
+        works = [msgspec.structs.replace(self._workload, batch=batch) for batch in batches]
+        requests = [self._benches.request(self._spec, work, compiled=self._compiled) for work in works]
+        try:
+            found = time_in_turn(requests, self._benches.series)
+        except ProbeError as error:
+            listed = ", ".join(str(batch) for batch in batches)
+            self.notes.append(f"batches {listed} could not be timed in turn: {error}")
+            return [self._readings[batch] for batch in batches]
+        readings = []
+        for place, (batch, work) in enumerate(zip(batches, works, strict=True)):
+            measured = with_timing(self._measured[batch], found.timings[place], n_steps=found.n_steps[place])
+            result = self._benches.result(self._spec, work, measured, compiled=self._compiled)
+            share, low, high = (speed * work.n_tokens / works[0].n_tokens for speed in found.speeds[place])
+            if place == 0:
+                self._compare(result, self.results[batch])
+                first_per_s = result.tokens_per_s
+            else:
+                self.notes.append(
+                    f"batch {batch} has {low:.1%} to {high:.1%} of the tokens/s of batch {batches[0]}: timed in turn,"
+                    f" {found.n_rounds} rounds"
+                )
+            kept = self._keep(batch, measured, result)
+            rates = {"tokens_per_s": first_per_s * share, "low": first_per_s * low, "high": first_per_s * high}
+            readings.append(msgspec.structs.replace(kept, **rates))
+        return readings
+
+    def _keep(self, batch: int, measured: StepMeasurement, result: BenchResult) -> Reading:
+        """Remember what was timed last of a batch, and give its Reading."""
         self._measured[batch], self.results[batch] = measured, result
+        timing, n_tokens = measured.timing, msgspec.structs.replace(self._workload, batch=batch).n_tokens
         self._readings[batch] = Reading(
             batch=batch,
             tokens_per_s=result.tokens_per_s,
-            low=work.n_tokens / measured.timing.median_high_s,
-            high=work.n_tokens / measured.timing.median_low_s,
+            low=n_tokens / timing.median_high_s,
+            high=n_tokens / timing.median_low_s,
             peak_bytes=measured.allocated_peak_bytes,
         )
         return self._readings[batch]

@@ -131,6 +131,12 @@ def joined(one: StepMeasurement, other: StepMeasurement) -> StepMeasurement:
     )
 
 
+def with_timing(one: StepMeasurement, timing: Timing, *, n_steps: int) -> StepMeasurement:
+    """The measurement of a step with another timing of it, of so many steps a sample."""
+    notes = [*_without(one.notes, one.timing.notes), *timing.notes]
+    return msgspec.structs.replace(one, timing=timing, n_steps_per_sample=n_steps, notes=notes)
+
+
 def _without(notes: list[str], left_out: list[str]) -> list[str]:
     return [note for note in notes if note not in left_out]
 

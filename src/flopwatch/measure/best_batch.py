@@ -1,49 +1,49 @@
 """The search for the batch with the most tokens a second: pure, it only says which batch to time next.
 
 Double while it pays, stop when tokens/s falls steeply, does not rise twice in a row or memory ends, then look closer
-around the best, and time that once more when others come near. Of batches that differ by less than the noise the
-smaller is taken: it leaves memory, and waits less for a step.
+around the best. Those that come near it are timed in turn, so that no drift of the machine decides; where that cannot
+be, the best is timed once more. Of batches that differ by less than the noise the smaller is taken: it leaves memory,
+and waits less for a step.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Generator, Sequence
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
+
+from flopwatch.measure.batch_curve import LEAST_SAME, Reading, best_of, noise_of, that_ran
 
 _GAIN: Final = 0.01  # a doubling that brings less is not worth it; twice less than that is left beyond it
 _FALL: Final = 0.02
 _STEEP: Final = 0.1
 _ALIKE: Final = 0.03
-_LEAST_SAME, _MOST_SAME = 0.005, 0.01  # batches this near to the best are as good, by how noisy the best is
 _NO_GAIN: Final = 0.02  # between two batches that differ by less nothing is gained
 _MOST_CLOSER: Final = 5
 _MOST_AGAIN: Final = 2
 _RIVAL: Final = 0.05  # a batch this near to the best may be the best: what one process says is off by half as much
+_FINALIST: Final = 0.12  # or by so much, on a machine whose speed drifts: what lies within is timed in turn
+_MOST_FINALISTS: Final = 3
 _NEAR: Final = 0.15  # of the span: a try nearer than that to the best says nothing new
 _LEAST_APART, _MOST_APART = 0.03, 0.15  # nor does one that differs by less than twice the noise
 _GOLDEN: Final = 0.382
 _FILL: Final = 0.99  # how full a batch between one that ran and one that did not may make the memory
 
 
-class Reading(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of one batch: tokens/s with the interval of its median, and the peak memory; or that it did not run."""
-
-    batch: int
-    outcome: Literal["ok", "oom", "failed"] = "ok"
-    tokens_per_s: float = 0.0
-    low: float = 0.0
-    high: float = 0.0
-    peak_bytes: int | None = None
-
-
 class Try(msgspec.Struct, frozen=True, kw_only=True):
-    """The batch to time next. `is_more`: it was timed before, and the Reading wanted is that of all its samples."""
+    """What to time next: one batch, or several in turn, all in memory at once.
 
-    batch: int
+    `is_more`: the batch was timed before, and the Reading wanted is that of all its samples.
+    """
+
+    batches: tuple[int, ...]
     is_more: bool = False
+
+
+Search = Generator[Try, Sequence[Reading], "BestBatch"]
+"""Yields the Try to make next and is sent its Readings, in the order of its batches."""
 
 
 class BestBatch(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,46 +55,50 @@ class BestBatch(msgspec.Struct, frozen=True, kw_only=True):
     end: str
 
 
-def search_best_batch(*, max_batch: int, limit_bytes: int | None = None) -> Generator[Try, Reading, BestBatch]:
-    """Yields the Try to make next, is sent its Reading, and returns the BestBatch.
+def search_best_batch(*, max_batch: int, limit_bytes: int | None = None, takes_turns: bool = False) -> Search:
+    """The search; it returns the BestBatch.
 
     Before a steep fall of tokens/s ends the doubling, the batch before it is timed once more: when that has fallen as
-    well it is the machine that became slower, and what was timed before counts in proportion (the
-    BestBatch holds it so). At the end the best is timed once more, when another is near: the fastest of several
-    readings owes a part of it to luck. `max_batch` is the largest that may be timed. There are at most a third as many
-    runs as batches up to it, but for the doublings themselves.
+    well it is the machine that became slower, and what was timed before counts in proportion (the BestBatch holds it
+    so). At the end the nearest are timed in turn, when the hardware `takes_turns` and their memory together is within
+    `limit_bytes`; else the best is timed once more, when another is near: the fastest of several readings owes a part
+    of it to luck. `max_batch` is the largest that may be timed. There are at most a third as many runs as batches up
+    to it, but for the doublings themselves.
     """
     readings: dict[int, Reading] = {}
     n_runs, end = yield from _double(readings, max_batch)
-    most = min(n_runs + _MOST_CLOSER + _MOST_AGAIN, max_batch // 3)
-    for _ in range(min(_MOST_CLOSER, most - 1 - n_runs)):
+    most = min(n_runs + _MOST_CLOSER + _MOST_FINALISTS, max_batch // 3)
+
+    def finalists() -> tuple[int, ...]:
+        return _finalists(list(readings.values()), limit_bytes, most=most - n_runs) if takes_turns else ()
+
+    for _ in range(_MOST_CLOSER):
+        if n_runs + max(1, len(finalists())) >= most:
+            break
         closer = _closer(list(readings.values()), limit_bytes)
         if closer is None:
             break
-        readings[closer] = yield Try(batch=closer)
+        readings[closer] = (yield Try(batches=(closer,)))[0]
         n_runs += 1
-    twice: set[int] = set()
-    while n_runs < most and len(twice) < _MOST_AGAIN:
-        top = _contested(list(readings.values()))
-        if top is None or top.batch in twice:
-            break
-        twice.add(top.batch)
-        again = yield Try(batch=top.batch, is_more=True)
-        n_runs += 1
-        readings[top.batch] = again if again.outcome == "ok" else top
+    final = finalists()
+    if final:
+        _take_in(readings, (yield Try(batches=final)))
+        n_runs += len(final)
+    else:
+        n_runs = yield from _top_once_more(readings, n_runs, most)
     found = sorted(readings.values(), key=lambda reading: reading.batch)
     return BestBatch(best=best_of(found), readings=found, n_runs=n_runs, end=end)
 
 
-def _double(readings: dict[int, Reading], max_batch: int) -> Generator[Try, Reading, tuple[int, str]]:
+def _double(readings: dict[int, Reading], max_batch: int) -> Generator[Try, Sequence[Reading], tuple[int, str]]:
     """1, 4 and on by doubling into `readings`; returns the runs that it took and why it ended."""
     batch, end, n_runs, is_confirmed = 1, "", 0, False
     while not end:
-        readings[batch] = yield Try(batch=batch)
+        readings[batch] = (yield Try(batches=(batch,)))[0]
         n_runs += 1
         top = _top_below(readings, batch)
         if top is not None and _falls(readings[batch], top, by=_STEEP) and not is_confirmed:
-            again = yield Try(batch=top.batch)
+            again = (yield Try(batches=(top.batch,)))[0]
             n_runs, is_confirmed = n_runs + 1, True
             _take_again(readings, top, again)
         end = _why_end(readings, batch, max_batch)
@@ -102,55 +106,44 @@ def _double(readings: dict[int, Reading], max_batch: int) -> Generator[Try, Read
     return n_runs, end
 
 
+def _top_once_more(readings: dict[int, Reading], n_runs: int, most: int) -> Generator[Try, Sequence[Reading], int]:
+    """Time the best again, while another is near it, into `readings`; returns the runs so far."""
+    twice: set[int] = set()
+    while n_runs < most and len(twice) < _MOST_AGAIN:
+        top = _contested(list(readings.values()))
+        if top is None or top.batch in twice:
+            break
+        twice.add(top.batch)
+        again = (yield Try(batches=(top.batch,), is_more=True))[0]
+        n_runs += 1
+        readings[top.batch] = again if again.outcome == "ok" else top
+    return n_runs
+
+
+def _finalists(readings: Sequence[Reading], limit_bytes: int | None, *, most: int) -> tuple[int, ...]:
+    """Two or more batches to be timed in turn, the fastest first; none when there are no two that fit beside another.
+
+    Of several that are near, the best is kept, then whoever else is fastest, as long as memory allows.
+    """
+    ran = sorted(that_ran(readings), key=lambda reading: -reading.tokens_per_s)
+    chosen: list[Reading] = []
+    for reading in ran:
+        if len(chosen) == min(most, _MOST_FINALISTS) or reading.tokens_per_s < ran[0].tokens_per_s * (1 - _FINALIST):
+            break
+        taken = [one.peak_bytes for one in (*chosen, reading)]
+        if limit_bytes is not None and sum(n if n is not None else limit_bytes for n in taken) > limit_bytes:
+            if not chosen:
+                return ()
+            continue
+        chosen.append(reading)
+    return tuple(reading.batch for reading in chosen) if len(chosen) > 1 else ()
+
+
 def _contested(readings: Sequence[Reading]) -> Reading | None:
     """The fastest, when another is near enough that it may be the faster one; None otherwise."""
-    ran = sorted(_ran(readings), key=lambda reading: -reading.tokens_per_s)
+    ran = sorted(that_ran(readings), key=lambda reading: -reading.tokens_per_s)
     is_near = len(ran) > 1 and ran[1].tokens_per_s > ran[0].tokens_per_s * (1 - _RIVAL)
     return ran[0] if is_near else None
-
-
-def best_of(readings: Sequence[Reading]) -> Reading | None:
-    """The smallest batch that is as good as the best, within its noise and a percent at most; None when none ran."""
-    ran = _ran(readings)
-    if not ran:
-        return None
-    top = max(ran, key=lambda reading: reading.tokens_per_s)
-    least = top.tokens_per_s * (1 - min(max(_noise(top), _LEAST_SAME), _MOST_SAME))
-    return next(reading for reading in ran if reading.tokens_per_s >= least)
-
-
-def tokens_per_s_at(readings: Sequence[Reading], batch: int) -> float | None:
-    """Tokens/s read off the curve, straight between neighbours over the logarithm; None outside of what was timed."""
-    ran = _ran(readings)
-    for below, above in zip(ran, [*ran[1:], ran[-1]] if ran else [], strict=True):
-        if below.batch == batch:
-            return below.tokens_per_s
-        if below.batch < batch < above.batch:
-            share = math.log(batch / below.batch) / math.log(above.batch / below.batch)
-            return below.tokens_per_s + share * (above.tokens_per_s - below.tokens_per_s)
-    return None
-
-
-def micro_batch_of(readings: Sequence[Reading], global_batch: int) -> int | None:
-    """The divisor of `global_batch` that runs fastest by the curve, the smaller within a percent; None without any."""
-    rates = {batch: rate for batch in _divisors(global_batch) if (rate := tokens_per_s_at(readings, batch)) is not None}
-    if not rates:
-        return None
-    least = max(rates.values()) * (1 - _LEAST_SAME)
-    return min(batch for batch, rate in rates.items() if rate >= least)
-
-
-def _noise(reading: Reading) -> float:
-    return (reading.high - reading.low) / 2 / reading.tokens_per_s
-
-
-def _divisors(n: int) -> list[int]:
-    small = [d for d in range(1, math.isqrt(n) + 1) if n % d == 0]
-    return sorted({*small, *(n // d for d in small)})
-
-
-def _ran(readings: Sequence[Reading]) -> list[Reading]:
-    return sorted((r for r in readings if r.outcome == "ok"), key=lambda reading: reading.batch)
 
 
 def _why_end(readings: dict[int, Reading], batch: int, max_batch: int) -> str:
@@ -168,19 +161,29 @@ def _why_end(readings: dict[int, Reading], batch: int, max_batch: int) -> str:
     return f"batch {batch} is the largest that may be tried" if batch >= max_batch else ""
 
 
+def _take_in(readings: dict[int, Reading], in_turn: Sequence[Reading]) -> None:
+    """Take in batches that were timed in turn: all others are taken to have become faster or slower as they have."""
+    before = sum(readings[reading.batch].tokens_per_s for reading in in_turn)
+    _scale(readings, sum(reading.tokens_per_s for reading in in_turn) / before)
+    readings |= {reading.batch: reading for reading in in_turn}
+
+
 def _take_again(readings: dict[int, Reading], top: Reading, again: Reading) -> None:
     """Take in that `top` was timed again: when it became slower, all that was timed before it is taken to have too."""
     if again.outcome != "ok":
         return
+    if _falls(again, top, by=_FALL):
+        smaller = {batch: old for batch, old in readings.items() if batch < top.batch}
+        _scale(smaller, again.tokens_per_s / top.tokens_per_s)
+        readings |= smaller
     readings[top.batch] = again
-    if not _falls(again, top, by=_FALL):
-        return
-    share = again.tokens_per_s / top.tokens_per_s
+
+
+def _scale(readings: dict[int, Reading], share: float) -> None:
     for batch, old in readings.items():
-        if batch < top.batch:
-            readings[batch] = msgspec.structs.replace(
-                old, tokens_per_s=old.tokens_per_s * share, low=old.low * share, high=old.high * share
-            )
+        readings[batch] = msgspec.structs.replace(
+            old, tokens_per_s=old.tokens_per_s * share, low=old.low * share, high=old.high * share
+        )
 
 
 def _top_below(readings: dict[int, Reading], batch: int) -> Reading | None:
@@ -196,7 +199,7 @@ def _falls(last: Reading, top: Reading, *, by: float) -> bool:
 def _closer(readings: Sequence[Reading], limit_bytes: int | None) -> int | None:
     """The next batch near the best that may be better by a percent; None when there is none."""
     ordered = sorted(readings, key=lambda reading: reading.batch)
-    ran = _ran(ordered)
+    ran = that_ran(ordered)
     if not ran:
         return None
     top = max(ran, key=lambda reading: reading.tokens_per_s)
@@ -210,7 +213,7 @@ def _closer(readings: Sequence[Reading], limit_bytes: int | None) -> int | None:
             continue
         gap = abs(one.tokens_per_s / other.tokens_per_s - 1)
         inside = _in_hump(ordered, one, other) if gap < _ALIKE else None
-        if inside is not None or gap < _LEAST_SAME:
+        if inside is not None or gap < LEAST_SAME:
             return inside
     if left is None or right is None:
         return _between(left or top, right or top)
@@ -275,5 +278,5 @@ def _at_vertex(left: Reading, top: Reading, right: Reading) -> int | None:
     if batch == top.batch:
         batch += 1 if right.batch - batch > 1 else -1
     nearest = min((left, top, right), key=lambda reading: abs(reading.batch - batch)).batch
-    apart = min(max(2 * _noise(top), _LEAST_APART), _MOST_APART)
+    apart = min(max(2 * noise_of(top), _LEAST_APART), _MOST_APART)
     return batch if abs(batch - nearest) >= apart * nearest else None

@@ -50,7 +50,7 @@ def timing_of(samples_s: Sequence[float], *, n_warmup: int, is_steady: bool = Tr
     if min(samples_s) <= 0:
         raise ProbeError(f"a step took {min(samples_s):g} s", hint="the clock went backwards or stood still")
     ordered = sorted(samples_s)
-    low_s, high_s = _median_interval(samples_s)
+    low_s, high_s = interval_of_median(samples_s)
     n_outliers = _count_outliers(samples_s)
     timing = Timing(
         samples_s=list(samples_s),
@@ -75,7 +75,7 @@ def quantile(ordered: Sequence[float], fraction: float) -> float:
     return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
 
 
-def _median_interval(samples_s: Sequence[float]) -> tuple[float, float]:
+def interval_of_median(samples_s: Sequence[float]) -> tuple[float, float]:
     """Where the medians of resamples fall; seeded, so that the same samples always give the same interval."""
     draw = random.Random(len(samples_s))  # noqa: S311 - statistics, not secrets
     medians = sorted(median(draw.choices(samples_s, k=len(samples_s))) for _ in range(_N_RESAMPLES))

@@ -14,6 +14,7 @@ Job = Callable[[dict[str, Any]], dict[str, Any] | Iterator[dict[str, Any]]]
 JOBS: Final = {
     "fit_step": "flopwatch.probe.jobs_step:fit_step",
     "bench_step": "flopwatch.probe.jobs_step:bench_step",
+    "time_in_turn": "flopwatch.probe.jobs_turns:time_in_turn",
     "profile_step": "flopwatch.probe.jobs_gap:profile_step",
     "time_matmuls": "flopwatch.probe.jobs_gap:time_matmuls",
     "detect": "flopwatch.probe.jobs_device:detect",

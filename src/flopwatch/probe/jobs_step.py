@@ -60,7 +60,7 @@ def bench_step(arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:
     device = arguments["device"]
     counting = contextlib.nullcontext(TensorPeak()) if _is_cpu(device) else _counting(device)
     with counting as counted:
-        step, settle = _started(arguments)
+        step, settle = started(arguments)
     plan = SamplePlan(**arguments.get("plan", {}))
     gc.collect()
     gc.freeze()  # what is there stays; collections below look at what a step leaves behind only
@@ -96,7 +96,7 @@ def _peak_of_two_steps(arguments: dict[str, Any]) -> int | None:
     """
     try:
         with _counting("cpu") as counted:
-            _started(arguments)
+            started(arguments)
     except (MemoryError, RuntimeError) as error:
         if classify_error(type(error).__name__, str(error))[0] != "oom":
             raise
@@ -104,7 +104,7 @@ def _peak_of_two_steps(arguments: dict[str, Any]) -> int | None:
     return counted.peak_bytes
 
 
-def _started(arguments: dict[str, Any]) -> tuple[Step, Callable[[], None]]:
+def started(arguments: dict[str, Any]) -> tuple[Step, Callable[[], None]]:
     """What `build` gives, after its first two steps."""
     step, settle = build(arguments)
     step()

@@ -58,9 +58,9 @@ def sample_steps(
     while samples were taken; None without a second. Raises ProbeError for a clock that stands still.
     """
     warmup_s: list[float] = []
-    while not _is_warm(warmup_s, plan, n_done=n_done):
-        warmup_s.append(_time(step, 1, clock=clock, settle=settle))
-        yield {"warmup_s": warmup_s[-1], "n_steps": 1}
+    for took_s in warm_up(step, plan, clock=clock, settle=settle, n_done=n_done):
+        warmup_s.append(took_s)
+        yield {"warmup_s": took_s, "n_steps": 1}
     n_steps = _steps_a_sample(step, plan, clock=clock, settle=settle, last_s=warmup_s[-1] if warmup_s else 0.0)
     samples_s: list[float] = []
     spent_s = 0.0
@@ -77,6 +77,21 @@ def sample_steps(
         "is_steady": _is_steady(warmup_s, plan) or not _got_faster(samples_s, plan),
         "clock_ratio": None if began is None or second_clock is None else _ratio(began, (clock(), second_clock())),
     }
+
+
+def warm_up(
+    step: Callable[[], None],
+    plan: SamplePlan,
+    *,
+    clock: Callable[[], float],
+    settle: Callable[[], None],
+    n_done: int = 0,
+) -> Iterator[float]:
+    """The seconds of each warm-up step, which are run until the plan says that it is enough."""
+    warmup_s: list[float] = []
+    while not _is_warm(warmup_s, plan, n_done=n_done):
+        warmup_s.append(_time(step, 1, clock=clock, settle=settle))
+        yield warmup_s[-1]
 
 
 def _wants_more(samples_s: Sequence[float], plan: SamplePlan, *, spent_s: float) -> bool:

@@ -232,6 +232,11 @@ _MEASURED: Final[tuple[tuple[str, str], ...]] = (
         "批量 {n_batch} 计时两次，第二次的吞吐量变化 {n_percent} %：机器并不空闲，曲线上相隔较久的点不能相互比较",
     ),
     (
+        "batch {n_batch} has {low} to {high} of the tokens/s of batch {n_first}: timed in turn, {n_rounds} rounds",
+        "批量 {n_batch} 的吞吐量为批量 {n_first} 的 {low} 至 {high}：轮流计时 {n_rounds} 轮",
+    ),
+    ("batches {batches} could not be timed in turn: {reason}", "批量 {batches} 未能轮流计时：{reason}"),
+    (
         "the parts together are {share} more than the step: the machine is not quiet, or the profiler slowed it down;"
         " take the split as rough",
         "各部分之和比整步多 {share}：机器并不空闲，或性能分析器拖慢了它；这一拆分只作粗略参考",

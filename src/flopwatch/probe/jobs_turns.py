@@ -1,0 +1,93 @@
+"""The job that times several steps in turn, each in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any, Final
+
+import msgspec
+import torch
+
+from flopwatch.errors import ProbeError
+from flopwatch.probe.turns import plan_of, take_turns
+
+_GRACE_S: Final = 5.0
+
+
+def time_in_turn(arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A row `{turn_s}` a round, the seconds of a step of each of `steps`; the last has `rounds`, `n_steps`, `n_warmup`.
+
+    All of them are in memory at once. Raises MemoryError when one runs out of it, ProbeError when one fails otherwise.
+    """
+    plan = plan_of(arguments)
+    with contextlib.ExitStack() as running:
+        members, ready, rounds = [], [], []
+        for step in arguments["steps"]:  # one after the other: each warms up alone
+            members.append(running.enter_context(_Member(step, arguments, turn_s=plan.turn_s)))
+            ready.append(members[-1].ask(None))
+        for row in take_turns([member.turn for member in members], plan, clock=time.perf_counter):
+            rounds.append(row)
+            yield {"turn_s": row}
+    yield {
+        "rounds": rounds,
+        "n_steps": [one["n_steps"] for one in ready],
+        "n_warmup": [one["n_warmup"] for one in ready],
+    }
+
+
+class _Member:
+    """One process with its step. In `with`: it is gone when the block ends."""
+
+    def __init__(self, step: dict[str, Any], arguments: dict[str, Any], *, turn_s: float) -> None:
+        self._first = {
+            "step": step,
+            "import_from": arguments.get("import_from", []),
+            "imports": arguments.get("imports", []),
+            "n_threads": torch.get_num_threads(),
+            "turn_s": turn_s,
+        }
+
+    def __enter__(self) -> _Member:
+        command = [sys.executable, "-P", "-m", "flopwatch.probe.turn_member"]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(_GRACE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+    def turn(self) -> float:
+        """The seconds of a step, in a turn taken now."""
+        step_s: float = self.ask({})["step_s"]
+        return step_s
+
+    def ask(self, question: dict[str, Any] | None) -> dict[str, Any]:
+        """What it answers; to None, which stands for the arguments, when its step is warm."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        line = msgspec.json.encode(self._first) if question is None else b""
+        try:
+            self._process.stdin.write(line + b"\n")
+            self._process.stdin.flush()
+            said = self._process.stdout.readline()
+        except BrokenPipeError:
+            said = b""
+        if not said:
+            raise ProbeError(f"a process that was timed in turn ended (exit code {self._process.wait()})")
+        answer: dict[str, Any] = msgspec.json.decode(said)
+        if "error" in answer:
+            kind = MemoryError if answer["type"] in {"MemoryError", "OutOfMemoryError"} else ProbeError
+            raise kind(answer["error"])
+        return answer

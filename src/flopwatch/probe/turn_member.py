@@ -1,0 +1,86 @@
+"""One of several processes whose steps are timed in turn: it builds its step, warms it up, and waits for its turns.
+
+Each has a process of its own because what ran before in a process changes how memory is handed out, and with that the
+time of a step. Questions come on standard input, answers go to standard output, one JSON document a line.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import math
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
+import msgspec
+
+from flopwatch.errors import ProbeError
+
+
+def live(questions: BinaryIO, answers: BinaryIO) -> None:
+    """Answer a first line of arguments when the step is warm, then each empty line with the seconds of a step."""
+
+    def answer(row: dict[str, Any]) -> None:
+        answers.write(msgspec.json.encode(row) + b"\n")
+        answers.flush()
+
+    try:
+        turn, ready = _made(msgspec.json.decode(questions.readline()))
+        answer(ready)
+        for _ in questions:
+            answer({"step_s": turn()})
+            gc.collect()
+    except BaseException as error:  # noqa: BLE001 - whatever it is, the other side has to know
+        traceback.print_exc()
+        answer({"error": str(error).partition("\n")[0] or type(error).__name__, "type": type(error).__name__})
+
+
+def _made(arguments: dict[str, Any]) -> tuple[Callable[[], float], dict[str, Any]]:
+    """A function that takes one turn, and what is said when it can: after the same warm-up as of a step timed alone."""
+    sys.path[:0] = arguments["import_from"]
+    import torch
+
+    from flopwatch.probe.jobs_step import started
+    from flopwatch.probe.sampling import SamplePlan, warm_up
+
+    for name in arguments["imports"]:
+        importlib.import_module(name)
+    torch.set_num_threads(arguments["n_threads"])
+    step, settle = started(arguments["step"])
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    plan = SamplePlan(**arguments["step"].get("plan", {}))
+    warmup_s = list(warm_up(step, plan, clock=time.perf_counter, settle=settle, n_done=2))
+    one_s = min(warmup_s) if warmup_s else 0.0
+    n_steps = math.ceil(arguments["turn_s"] / one_s) if one_s > 0 else 1
+
+    def turn() -> float:
+        if n_steps > 1:
+            step()  # brings back to the caches what the others have pushed out
+        settle()
+        began_s = time.perf_counter()
+        for _ in range(n_steps):
+            step()
+        settle()
+        took_s = time.perf_counter() - began_s
+        if took_s <= 0:
+            raise ProbeError(f"{n_steps} steps took {took_s:g} s", hint="the clock went backwards or stood still")
+        return took_s / n_steps
+
+    return turn, {"n_steps": n_steps, "n_warmup": 2 + len(warmup_s)}
+
+
+def main() -> None:
+    """Serve whoever started it: `python -m flopwatch.probe.turn_member`."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a user's code prints is no answer
+    live(sys.stdin.buffer, answers)
+
+
+if __name__ == "__main__":
+    main()
