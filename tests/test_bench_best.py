@@ -43,7 +43,7 @@ class Hardware:
         self.in_turn.append([work.batch for work in works])
         self.ran += self.in_turn[-1]
         rounds = [[self.step_s(work) for work in works] for _ in range(6)]
-        result = {"rounds": rounds, "n_steps": [1] * len(works), "n_warmup": [3] * len(works)}
+        result = {"rounds": rounds, "n_steps": [1] * len(works), "n_warmup": [3] * len(works), "others_cores": None}
         return ProbeOutcome(outcome="ok", result=result, wall_s=1.0)
 
 

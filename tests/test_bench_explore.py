@@ -8,13 +8,14 @@ import jsonschema
 import msgspec
 import pytest
 
-from bench_ground import SPEC, SPEC_FILE, benches_on
+from bench_ground import CARD, SPEC, SPEC_FILE, benches_on
 from flopwatch.api import bench_series
 from flopwatch.api.explore import explore
 from flopwatch.compare.choices import Choice, choice_row, choices_for
 from flopwatch.compare.utilization import Ceiling
 from flopwatch.measure.bench import StepMeasurement
 from flopwatch.measure.journal import MemoryJournal
+from flopwatch.measure.limit import given_limit
 from flopwatch.measure.timing import timing_of
 from flopwatch.model.own import OwnModel
 from flopwatch.probe.protocol import ProbeOutcome
@@ -94,24 +95,37 @@ class Hardware:
 
     def __init__(self, n_good=1000, slow_down=1.0, busy_dtype=None):
         self.n_good, self.n_ran, self.slow_down, self.busy_dtype = n_good, 0, slow_down, busy_dtype
+        self.in_turn = []
 
     def __call__(self, request, *, on_progress=None):
         self.n_ran += 1
         if self.n_ran > self.n_good:
             raise KeyboardInterrupt
+        if request.job == "time_in_turn":
+            return self._in_turn(request)
         if request.arguments.get("compiled"):
             return ProbeOutcome(outcome="crashed", failure="InductorError", error="no C++ compiler", wall_s=1.0)
         work = msgspec.convert(request.arguments["workload"], Workload)
-        step_s = (
-            (self.slow_down if "repeat" in request.arguments else 1.0)
-            * 0.01
-            * work.batch
-            * (0.5 if work.dtype == "bf16" and work.precision == "pure" else 1.0)
-        )
+        step_s = self.step_s(work) * (self.slow_down if "repeat" in request.arguments else 1.0)
         summary = {"samples_s": [step_s] * 5, "n_steps": 1, "n_warmup": 3, "is_steady": True}
         others = 64.0 if work.dtype == self.busy_dtype else None
         summary |= {"tensor_peak_bytes": 9, "others_cores": others}
-        return ProbeOutcome(outcome="ok", result=summary, wall_s=1.0, n_threads=64)
+        return ProbeOutcome(outcome="ok", result=summary, wall_s=1.0, n_threads=64, peak_bytes=9)
+
+    def step_s(self, work):
+        return 0.01 * work.batch * (0.5 if work.dtype == "bf16" and work.precision == "pure" else 1.0)
+
+    def _in_turn(self, request):
+        works = [msgspec.convert(step["workload"], Workload) for step in request.arguments["steps"]]
+        self.in_turn.append(works)
+        others = 64.0 if self.busy_dtype in {work.dtype for work in works} else None
+        result = {
+            "rounds": [[self.step_s(work) for work in works]] * 7,
+            "n_steps": [1] * len(works),
+            "n_warmup": [3] * len(works),
+        }
+        result["others_cores"] = others
+        return ProbeOutcome(outcome="ok", result=result, wall_s=1.0, n_threads=64)
 
 
 @pytest.fixture
@@ -152,13 +166,50 @@ def test_of_own_code_nothing_is_changed_that_only_its_maker_can_change(benches):
 
 
 def test_a_base_that_moved_by_itself_is_a_note_and_nothing_that_pays(benches):
-    """20 % slower the second time: the intervals of all choices hold that too, so bf16 is sure of less."""
+    """20 % slower the second time: the intervals of all choices hold that too, so bf16 is sure of less.
+
+    What that leaves unsure is timed in turn with the base, and no longer knows of the machine.
+    """
     found = explore(SPEC, WORK, benches(Hardware(slow_down=1.25)))
     rows = {(row.choice, row.value): row for row in found.choices}
     assert rows["base", "again"].change_fraction == pytest.approx(1 / 1.25 - 1)
     assert rows["base", "again"].pays is None
     assert rows["dtype", "bf16"].interval_fraction == pytest.approx([2.0 - 1.03, 2.0 * 1.25 - 0.97])
     assert any("the base itself changed by -20.0 %" in note for note in found.details["notes"])
+    assert rows["dtype", "bf16"].n_rounds is None
+    assert rows["recompute", "full"].n_rounds == 7
+    assert rows["recompute", "full"].interval_fraction == pytest.approx([-0.03, 0.03])
+
+
+def test_what_does_not_fit_beside_the_base_is_not_timed_in_turn(benches):
+    """A step takes 9 bytes here: 18 hold two at a time, 17 none beside the base."""
+    for limit_bytes, groups in ((18, [2] * 7), (27, [3, 3, 3, 2]), (17, [])):
+        crowded = benches(hardware := Hardware())
+        crowded.limit = given_limit(limit_bytes)
+        explore(SPEC, WORK, crowded)
+        assert [len(works) for works in hardware.in_turn] == groups
+
+
+def test_a_choice_that_is_unsure_alone_is_sure_in_turn(benches):
+    """Checkpointing costs 8 %, on a machine that becomes 25 % slower: alone nobody knows, in turn it costs."""
+
+    class Checkpoints(Hardware):
+        def step_s(self, work):
+            return super().step_s(work) * (1.08 if work.recompute == "full" else 1.0)
+
+    rows = {(row.choice, row.value): row for row in explore(SPEC, WORK, benches(Checkpoints(slow_down=1.25))).choices}
+    row = rows["recompute", "full"]
+    assert row.pays is False
+    assert row.change_fraction == pytest.approx(1 / 1.08 - 1)
+    assert row.interval_fraction == pytest.approx([1 / 1.08 - 1.03, 1 / 1.08 - 0.97])
+
+
+def test_on_a_card_nothing_is_timed_in_turn(benches):
+    """Another process's tensors would be in the way."""
+    on_card = benches(hardware := Hardware(slow_down=1.25), machine=CARD)
+    on_card.limit = given_limit(40 << 30)
+    explore(SPEC, WORK, on_card)
+    assert hardware.in_turn == []
 
 
 def test_nothing_is_concluded_of_a_choice_whose_cores_others_used(benches):
@@ -173,14 +224,18 @@ def test_nothing_is_concluded_of_a_choice_whose_cores_others_used(benches):
 
 
 def test_an_exploration_that_was_killed_half_way_goes_on_where_it_was(benches):
-    """Five of eleven runs were kept; the next time the others are run, and the rows are those of one go."""
+    """Five runs were kept; the next time the others are run, and the rows are those of one go."""
+    whole = Hardware()
+    uninterrupted = explore(SPEC, WORK, benches(whole))
+    # Attention twice, autocast, checkpoints, the fused optimizer, two batches buy nothing here: the base beside five.
+    assert [len(works) for works in whole.in_turn] == [6, 3]
     journal = MemoryJournal()
     with pytest.raises(KeyboardInterrupt):
         explore(SPEC, WORK, benches(Hardware(n_good=5), journal))
     rest = Hardware()
     found = explore(SPEC, WORK, benches(rest, journal))
-    assert rest.n_ran == 11 - 5
-    assert found == explore(SPEC, WORK, benches(Hardware()))
+    assert rest.n_ran == whole.n_ran - 5
+    assert found == uninterrupted
 
 
 @pytest.mark.slow

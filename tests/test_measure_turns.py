@@ -99,7 +99,7 @@ def test_real_steps_in_turn_compare_as_their_work_does():
     assert low <= middle <= high
     assert middle < 0.5
     assert found.speeds[0] == (1.0, 1.0, 1.0)
-    assert found.n_steps[0] > found.n_steps[1] >= 1
+    assert found.n_steps[0] >= found.n_steps[1] >= 1
     assert min(timing.n_warmup for timing in found.timings) >= 2
 
 
@@ -171,7 +171,7 @@ def test_turns_that_were_taken_are_not_taken_again():
 
     def answer(request, *, on_progress=None):
         asked.append(msgspec.to_builtins(request))
-        result = {"rounds": [[1.0, 2.0]] * 5, "n_steps": [1, 1], "n_warmup": [3, 3]}
+        result = {"rounds": [[1.0, 2.0]] * 5, "n_steps": [1, 1], "n_warmup": [3, 3], "others_cores": None}
         return ProbeOutcome(outcome="ok", result=result, wall_s=1.0)
 
     series = ProbeSeries(run=answer)

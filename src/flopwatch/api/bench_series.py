@@ -46,6 +46,17 @@ class BenchSeries:
         """What a step may allocate: it protects the machine."""
         return free_limit(self.series, self.machine)
 
+    @property
+    def takes_turns(self) -> bool:
+        """Whether steps can be timed in turn here: on an accelerator another process's tensors would be in the way."""
+        return self.machine.kind == "cpu"
+
+    def fit_beside(self, measured: Sequence[StepMeasurement]) -> bool:
+        """Whether steps can be timed in turn here and are known to fit into memory beside one another."""
+        taken = [one.allocated_peak_bytes for one in measured]
+        known = [n_bytes for n_bytes in taken if n_bytes is not None]
+        return self.takes_turns and len(known) == len(taken) and sum(known) <= self.limit.limit_bytes
+
     def own_work(
         self, own: OwnModel, workload: Workload, *, wanted: Wanted = "work", keep_dtype: bool = False
     ) -> OwnWork:

@@ -41,8 +41,8 @@ def best_batch(
     largest = _largest_predicted(spec, workload, benches)
     most = min(n for n in (largest, max_batch, global_batch, MOST) if n is not None)
     run = _Run(spec, workload, benches, compiled=compiled)
-    takes_turns = benches.machine.kind == "cpu"  # on an accelerator another process's tensors would be in the way
-    search = search_best_batch(max_batch=most, limit_bytes=benches.limit.limit_bytes, takes_turns=takes_turns)
+    limit_bytes = benches.limit.limit_bytes
+    search = search_best_batch(max_batch=most, limit_bytes=limit_bytes, takes_turns=benches.takes_turns)
     try:
         wanted = next(search)
         while True:
@@ -110,6 +110,8 @@ class _Run:
             listed = ", ".join(str(batch) for batch in batches)
             self.notes.append(f"batches {listed} could not be timed in turn: {error}")
             return [self._readings[batch] for batch in batches]
+        if found.disturbed:
+            self.notes.append(found.disturbed)
         readings = []
         for place, (batch, work) in enumerate(zip(batches, works, strict=True)):
             measured = with_timing(self._measured[batch], found.timings[place], n_steps=found.n_steps[place])

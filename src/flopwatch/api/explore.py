@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Final
+
 import msgspec
 
 from flopwatch.api.bench_series import BenchSeries
-from flopwatch.compare.choices import Choice, choice_row, choices_for, failed_row
+from flopwatch.compare.choices import Choice, choice_row, choices_for, failed_row, in_turn_row
 from flopwatch.errors import FlopwatchError
-from flopwatch.measure.bench import StepMeasurement, bench_step
+from flopwatch.measure.bench import BenchRequest, StepMeasurement, bench_step
+from flopwatch.measure.turns import time_in_turn
 from flopwatch.model.own import Model, OwnModel
+from flopwatch.probe.turns import TurnPlan
 from flopwatch.record import BenchResult, ChoiceRow
 from flopwatch.workload import Workload
+
+_PLAN: Final = TurnPlan(target_s=2.0, most_s=5.0, sure_fraction=0.01)
+_MOST_IN_TURN: Final = 6
+_Unsure = tuple[int, Choice, StepMeasurement]
+"""The place of a row that leaves unsure whether its choice pays, the choice, and how it was timed alone."""
 
 
 def explore(spec: Model, workload: Workload, benches: BenchSeries, *, compiled: bool = False) -> BenchResult:
     """The benchmark of the base, with one row in `choices` for each thing changed: attention, dtype, optimizer, ...
 
-    The base is timed again at the end: the first row says how far the machine alone moves a figure. A choice that
-    does not run here has a row with the reason.
+    The base is timed again at the end: the first row says how far the machine alone moves a figure. A choice of which
+    that leaves unsure whether it pays is timed in turn with the base, where that can be. A choice that does not run
+    here has a row with the reason.
     """
     first, result = benches.measure(spec, workload, compiled=compiled)
     tried: list[tuple[Choice, StepMeasurement | str]] = []
@@ -35,11 +46,17 @@ def explore(spec: Model, workload: Workload, benches: BenchSeries, *, compiled: 
     same = Choice(name="base", value="again", workload=workload, compiled=compiled)
     moved = choice_row(same, again, base=[first], base_tokens=workload.n_tokens)
     rows: list[ChoiceRow] = [msgspec.structs.replace(moved, pays=None)]  # it is the same step: nothing was bought
+    unsure: list[_Unsure] = []
     for choice, seen in tried:
         if isinstance(seen, str):
             rows.append(failed_row(choice, seen))
-        else:
-            rows.append(choice_row(choice, seen, base=base, base_tokens=workload.n_tokens))
+            continue
+        rows.append(choice_row(choice, seen, base=base, base_tokens=workload.n_tokens))
+        if rows[-1].pays is None:
+            unsure.append((len(rows) - 1, choice, seen))
+    request = benches.request(spec, workload, compiled=compiled)
+    for group in _groups(unsure, first, benches):
+        _make_surer(rows, group, request, benches)
     details = result.details
     low, high = moved.interval_fraction or (0.0, 0.0)
     if not low <= 0 <= high:
@@ -49,6 +66,35 @@ def explore(spec: Model, workload: Workload, benches: BenchSeries, *, compiled: 
         )
         details = {**details, "notes": [*details["notes"], note]}
     return msgspec.structs.replace(result, choices=rows, details=details)
+
+
+def _groups(unsure: Sequence[_Unsure], base: StepMeasurement, benches: BenchSeries) -> list[list[_Unsure]]:
+    """The unsure ones in groups that fit into memory beside the base; those that do not are left out."""
+    groups: list[list[_Unsure]] = []
+    for one in unsure:
+        if not benches.fit_beside([base, one[2]]):
+            continue
+        last = [base, *(seen for _, _, seen in groups[-1])] if groups else []
+        if 0 < len(last) < _MOST_IN_TURN and benches.fit_beside([*last, one[2]]):
+            groups[-1].append(one)
+        else:
+            groups.append([one])
+    return groups
+
+
+def _make_surer(rows: list[ChoiceRow], group: Sequence[_Unsure], base: BenchRequest, benches: BenchSeries) -> None:
+    """Put what each of the group buys round by round, timed in turn with the base, into its row.
+
+    Where one of them fails beside the others the rows stay as they are.
+    """
+    requests = [benches.request(base.spec, choice.workload, compiled=choice.compiled) for _, choice, _ in group]
+    try:
+        found = time_in_turn([base, *requests], benches.series, plan=_PLAN)
+    except FlopwatchError:
+        return
+    for (place, choice, _), speed in zip(group, found.speeds[1:], strict=True):
+        shares = [one * choice.workload.n_tokens / base.workload.n_tokens for one in speed]
+        rows[place] = in_turn_row(rows[place], shares, n_rounds=found.n_rounds, disturbed=found.disturbed)
 
 
 def _fixed(model: Model, workload: Workload, benches: BenchSeries) -> frozenset[str]:

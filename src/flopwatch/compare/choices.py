@@ -78,6 +78,20 @@ def choice_row(
     )
 
 
+def in_turn_row(row: ChoiceRow, shares: Sequence[float], *, n_rounds: int, disturbed: str | None) -> ChoiceRow:
+    """The row with its change as it was in turn: median, low and high (`shares`) of its tokens/s over the base's."""
+    share, low, high = shares
+    interval = [low - 1 - RUN_TO_RUN_FRACTION, high - 1 + RUN_TO_RUN_FRACTION]
+    return msgspec.structs.replace(
+        row,
+        change_fraction=share - 1,
+        interval_fraction=interval,
+        pays=None if disturbed or interval[0] <= 0 <= interval[1] else interval[0] > 0,
+        disturbed=disturbed,
+        n_rounds=n_rounds,
+    )
+
+
 def failed_row(choice: Choice, reason: str) -> ChoiceRow:
     """The row of a choice that did not run here, with the reason."""
     return ChoiceRow(choice=choice.name, value=choice.value, reason=reason, workload=choice.workload.to_dict())

@@ -92,7 +92,7 @@ def bench_step(request: BenchRequest, series: ProbeSeries) -> StepMeasurement:
         on_progress=lambda rows: series.watch(_progress(label, rows, request.plan)),
     )
     summary = _summary(request, outcome)
-    others = _others_notes(summary["others_cores"], outcome, request.device)
+    others = others_notes(summary["others_cores"], outcome, request.device)
     timing = timing_of(summary["samples_s"], n_warmup=summary["n_warmup"], is_steady=summary["is_steady"])
     return StepMeasurement(
         timing=timing,
@@ -167,8 +167,8 @@ def _summary(request: BenchRequest, outcome: ProbeOutcome) -> dict[str, Any]:
     return answer_of(outcome, what=f"timing {request.spec.name}")
 
 
-def _others_notes(others_cores: float | None, outcome: ProbeOutcome, device: str) -> list[str]:
-    """Whether others used cores that the step would have had."""
+def others_notes(others_cores: float | None, outcome: ProbeOutcome, device: str) -> list[str]:
+    """That others used cores that the step would have had; nothing where they did not, or nobody knows."""
     if others_cores is None or device != "cpu" or outcome.n_threads is None:
         return []
     n_cores = os.cpu_count() or 1

@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from flopwatch.measure.bench import BenchRequest
+from flopwatch.measure.bench import BenchRequest, others_notes
 from flopwatch.measure.series import ProbeSeries, Progress, answer_of
 from flopwatch.measure.timing import Timing, interval_of_median, timing_of
 from flopwatch.model.own import import_from, imports
@@ -28,6 +28,8 @@ class InTurn(msgspec.Struct, frozen=True, kw_only=True):
     n_steps: list[int]
     speeds: list[tuple[float, float, float]]
     n_rounds: int
+    disturbed: str | None = None
+    """Why even the speeds are unsure: others used the cores."""
 
 
 def time_in_turn(requests: Sequence[BenchRequest], series: ProbeSeries, *, plan: TurnPlan = _PLAN) -> InTurn:
@@ -44,7 +46,14 @@ def time_in_turn(requests: Sequence[BenchRequest], series: ProbeSeries, *, plan:
         timing_of([row[place] for row in rounds], n_warmup=found["n_warmup"][place]) for place in range(len(requests))
     ]
     speeds = [(1.0, 1.0, 1.0), *((median(ratios), *interval_of_median(ratios)) for ratios in ratios_to_first(rounds))]
-    return InTurn(timings=timings, n_steps=found["n_steps"], speeds=speeds, n_rounds=len(rounds))
+    others = others_notes(found["others_cores"], outcome, requests[0].device)
+    return InTurn(
+        timings=timings,
+        n_steps=found["n_steps"],
+        speeds=speeds,
+        n_rounds=len(rounds),
+        disturbed=others[0] if others else None,
+    )
 
 
 def _probe(requests: Sequence[BenchRequest], plan: TurnPlan) -> ProbeRequest:

@@ -15,10 +15,10 @@ class OthersCpu:
         self._system_s = _busy_s()
         self._own_s = time.process_time()
 
-    def n_cores(self) -> float:
-        """Cores that others kept busy on average since it was made."""
+    def n_cores(self, *, helpers_s: float = 0.0) -> float:
+        """Cores that others kept busy on average since it was made; `helpers_s` is CPU time of our own processes."""
         wall_s = time.perf_counter() - self._began_s
-        others_s = (_busy_s() - self._system_s) - (time.process_time() - self._own_s)
+        others_s = (_busy_s() - self._system_s) - (time.process_time() - self._own_s) - helpers_s
         return max(0.0, others_s / wall_s) if wall_s > 0 else 0.0
 
 

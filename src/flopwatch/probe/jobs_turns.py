@@ -13,6 +13,7 @@ import msgspec
 import torch
 
 from flopwatch.errors import ProbeError
+from flopwatch.probe.contention import OthersCpu
 from flopwatch.probe.turns import plan_of, take_turns
 
 _GRACE_S: Final = 5.0
@@ -21,7 +22,8 @@ _GRACE_S: Final = 5.0
 def time_in_turn(arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """A row `{turn_s}` a round, the seconds of a step of each of `steps`; the last has `rounds`, `n_steps`, `n_warmup`.
 
-    All of them are in memory at once. Raises MemoryError when one runs out of it, ProbeError when one fails otherwise.
+    It also has `others_cores`, the cores that other processes kept busy meanwhile. All of the steps are in memory at
+    once. Raises MemoryError when one runs out of it, ProbeError when one fails otherwise.
     """
     plan = plan_of(arguments)
     with contextlib.ExitStack() as running:
@@ -29,18 +31,24 @@ def time_in_turn(arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:
         for step in arguments["steps"]:  # one after the other: each warms up alone
             members.append(running.enter_context(_Member(step, arguments, turn_s=plan.turn_s)))
             ready.append(members[-1].ask(None))
+        others, began_s = OthersCpu(), sum(member.cpu_s for member in members)
         for row in take_turns([member.turn for member in members], plan, clock=time.perf_counter):
             rounds.append(row)
             yield {"turn_s": row}
+        others_cores = others.n_cores(helpers_s=sum(member.cpu_s for member in members) - began_s)
     yield {
         "rounds": rounds,
         "n_steps": [one["n_steps"] for one in ready],
         "n_warmup": [one["n_warmup"] for one in ready],
+        "others_cores": others_cores,
     }
 
 
 class _Member:
     """One process with its step. In `with`: it is gone when the block ends."""
+
+    cpu_s: float
+    """CPU time that it had used when it answered last."""
 
     def __init__(self, step: dict[str, Any], arguments: dict[str, Any], *, turn_s: float) -> None:
         self._first = {
@@ -90,4 +98,5 @@ class _Member:
         if "error" in answer:
             kind = MemoryError if answer["type"] in {"MemoryError", "OutOfMemoryError"} else ProbeError
             raise kind(answer["error"])
+        self.cpu_s = answer["cpu_s"]
         return answer

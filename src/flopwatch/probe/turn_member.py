@@ -32,7 +32,7 @@ def live(questions: BinaryIO, answers: BinaryIO) -> None:
         turn, ready = _made(msgspec.json.decode(questions.readline()))
         answer(ready)
         for _ in questions:
-            answer({"step_s": turn()})
+            answer({"step_s": turn(), "cpu_s": time.process_time()})
             gc.collect()
     except BaseException as error:  # noqa: BLE001 - whatever it is, the other side has to know
         traceback.print_exc()
@@ -72,7 +72,7 @@ def _made(arguments: dict[str, Any]) -> tuple[Callable[[], float], dict[str, Any
             raise ProbeError(f"{n_steps} steps took {took_s:g} s", hint="the clock went backwards or stood still")
         return took_s / n_steps
 
-    return turn, {"n_steps": n_steps, "n_warmup": 2 + len(warmup_s)}
+    return turn, {"n_steps": n_steps, "n_warmup": 2 + len(warmup_s), "cpu_s": time.process_time()}
 
 
 def main() -> None:

@@ -79,7 +79,8 @@ class ChoiceRow(msgspec.Struct, frozen=True, kw_only=True):
     """One thing changed from the base: what it buys in tokens/s, and the interval that this lies in.
 
     `pays` is None where the interval holds no change: within the noise; and where the timing was `disturbed`, by other
-    work on the machine or by steps that did not settle. A choice that did not run has its reason.
+    work on the machine or by steps that did not settle. A choice that did not run has its reason. `n_rounds` is there
+    where change and interval are those of so many rounds in which choice and base were timed in turn.
     """
 
     choice: str
@@ -92,6 +93,7 @@ class ChoiceRow(msgspec.Struct, frozen=True, kw_only=True):
     peak_memory_bytes: int | None = None
     reason: str | None = None
     disturbed: str | None = None
+    n_rounds: int | None = None
     workload: dict[str, Any] = {}
 
 

@@ -109,6 +109,9 @@ def choice_table(rows: Sequence[ChoiceRow], words: Words) -> Table:
         for row in rows
         if row.reason is not None
     ]
+    in_turn = [_name_of(row, words) for row in rows if row.n_rounds is not None]
+    if in_turn:
+        reasons.insert(0, words("bench.in_turn", names=words("list.items").join(in_turn)))
     return Table(
         title=words("bench.choices"),
         columns=[

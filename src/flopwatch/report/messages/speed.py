@@ -56,6 +56,7 @@ SPEED: Final[dict[str, tuple[str, str]]] = {
         "against the base, timed before and after; base again shows what the machine itself does",
         "与基准相比，基准在前后各计时一次；重测的基准反映机器自身的波动",
     ),
+    "bench.in_turn": ("timed in turn with the base: {names}", "与基准轮流计时的有：{names}"),
     "bench.pays": ("pays", "划算"),
     "bench.disturbed": ("is unsure: others used its cores", "不确定：其他进程占用了核心"),
     "bench.same_step": ("is the same step", "是同一步"),
