@@ -95,6 +95,43 @@ def test_a_step_within_a_pause_belongs_to_the_pause():
     assert meter.n_steps == 1
 
 
+def test_work_added_within_a_pause_is_no_work_of_the_run():
+    """An evaluation that shares the loop's `add`: its 4000 tokens have no time, and the step's 35 took 1 s."""
+    clock = Clock()
+    meter = make_meter(clock)
+    clock.pass_s(1)
+    with meter.pause("eval"):
+        clock.pass_s(1)
+        with pytest.warns(fw.MeterWarning, match=r"work was added within pause\('eval'\): it was not counted"):
+            meter.add(tokens=1000)
+        for _ in range(3):
+            clock.pass_s(1)
+            meter.add(tokens=1000)
+    assert meter.step(tokens=35)["perf/tokens_per_s"] == pytest.approx(35)
+
+
+def test_a_step_within_a_pause_leaves_the_micro_batches_before_it_to_their_own_step():
+    """Micro-batches of 1 s and 35 tokens around a pause with a step of its own: 70 tokens in 2 s."""
+    clock = Clock()
+    meter = make_meter(clock)
+    clock.pass_s(1)
+    meter.add(tokens=35)
+    with meter.pause("eval"):
+        clock.pass_s(1)
+        with pytest.warns(fw.MeterWarning, match=r"a step ended within pause\('eval'\)"):
+            meter.step(tokens=1000)
+    clock.pass_s(1)
+    assert meter.step(tokens=35)["perf/tokens_per_s"] == pytest.approx(35)
+
+
+def test_a_loop_without_tokens_is_not_said_to_get_faster():
+    """Nothing tells when its warm-up is over."""
+    clock = Clock()
+    meter = make_meter(clock, warmup_steps=None)
+    with pytest.warns(fw.MeterWarning, match="^30 warm-up steps had no tokens; steps are counted from here"):
+        run_steps(meter, clock, [1] * 30, tokens=0)
+
+
 @pytest.mark.parametrize("work", [{"tokens": torch.tensor(35)}, {"lengths": torch.tensor([3, 7])}])
 def test_a_tensor_is_refused_because_reading_it_would_wait(work):
     """`.item()` of a tensor on a device stops the loop until the device is done."""

@@ -115,10 +115,13 @@ class Meter:
         `tokens` in sequences of `seq_len`; or so many `sequences` of `seq_len`; or both, for sequences of another
         length, all alike; or the `lengths` of the sequences (of the documents, where attention keeps packed ones
         apart). `padded_to` is the length that rows of these `lengths` were padded to: work for HFU, not for MFU.
+        Within a `pause` nothing is noted, and a warning says so.
         Raises InputError for what cannot be counted without asking the device, or without knowing a length.
         """
         work = count_work(self.cost, tokens=tokens, sequences=sequences, lengths=lengths, padded_to=padded_to)
-        if self._pending is None:
+        if self._open_pause is not None:
+            self._note("added", f"work was added within pause({self._open_pause!r}): it was not counted")
+        elif self._pending is None:
             self._pending = work
         else:
             n, model, hardware = self._pending
@@ -137,12 +140,12 @@ class Meter:
         A plain dict of `perf/...` scalars of this rank for any logger, empty while warming up.
         """
         now = self._clock()
+        if self._open_pause is not None:  # what was added before it is of the step that goes on after it
+            self._note("paused", f"a step ended within pause({self._open_pause!r}): it was not counted")
+            return {}
         if self._pending is None or any(given is not None for given in (tokens, sequences, lengths, padded_to)):
             self.add(tokens=tokens, sequences=sequences, lengths=lengths, padded_to=padded_to)
         work, self._pending = self._pending or (0, 0.0, 0.0), None
-        if self._open_pause is not None:
-            self._note("paused", f"a step ended within pause({self._open_pause!r}): it was not counted")
-            return {}
         step_s = now - self._mark
         self._mark = now
         self._last_s = step_s
@@ -262,7 +265,8 @@ class Meter:
             self._fastest_s_per_token = min(self._fastest_s_per_token, s_per_token)
         self._is_warm = self._n_steady >= _N_STEADY or self._n_warmup >= _MOST_WARMUP
         if self._n_warmup >= _MOST_WARMUP and self._n_steady < _N_STEADY:
-            self._note("unsteady", f"{_MOST_WARMUP} warm-up steps went on getting faster; steps are counted from here")
+            what = "went on getting faster" if self._fastest_s_per_token < inf else "had no tokens"
+            self._note("unsteady", f"{_MOST_WARMUP} warm-up steps {what}; steps are counted from here")
 
     def _count(self, step_s: float, work: Work) -> None:
         tokens, model_flops, hardware_flops = work
