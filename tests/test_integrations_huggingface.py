@@ -124,6 +124,30 @@ def test_a_trainer_logs_the_mfu_that_a_clock_of_ones_own_gives(tmp_path, capsys)
     assert not any("perf/mfu" in row for row in trainer.state.log_history if "eval_loss" in row)
 
 
+class Failing(transformers.TrainerCallback):
+    """Stops the first training after its second step."""
+
+    has_failed = False
+
+    def on_step_end(self, args, state, control, **_):
+        if state.global_step == 2 and not self.has_failed:
+            self.has_failed = True
+            raise KeyboardInterrupt
+
+
+@pytest.mark.slow
+def test_a_training_after_one_that_failed_counts_its_tokens_once(tmp_path):
+    """2 x 3 sequences of 31 a step; no hook told that the first one was over."""
+    trainer = make_trainer(make_model(), tmp_path, max_steps=4)
+    trainer.add_callback(Failing())
+    callback = huggingface.add_meter(trainer, peak_flops_per_s=PEAK, warmup_steps=0)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    trainer.train()
+    summary = callback.meter.summary()
+    assert summary["perf/tokens_per_s"] * summary["perf/step_s"] == pytest.approx(N_SEQUENCES * N_ACCUMULATE * LENGTH)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "reason"),
@@ -149,6 +173,12 @@ def test_a_model_that_its_config_does_not_tell_of_has_tokens_and_no_mfu(tmp_path
     assert "perf/mfu" not in row
     assert reason in callback.meter.why_no_mfu
     assert "flops_per_token" in callback.meter.why_no_mfu
+
+
+def test_a_model_without_a_head_is_not_counted_with_the_one_that_its_config_ties():
+    """As many parameters as with the head, whose table is the input's: embeddings trained on their own, say."""
+    with pytest.raises(fw.FlopwatchError, match="GPT2Model has no output head"):
+        huggingface.spec_of_model(make_model(transformers.GPT2Model))
 
 
 def test_the_spec_of_a_model_is_the_one_of_its_config():
@@ -327,12 +357,43 @@ def test_an_evaluations_forwards_are_not_counted(tmp_path, monkeypatch):
     assert not callback.meter.has_work
 
 
-def test_inputs_without_token_ids_are_refused(tmp_path, monkeypatch):
-    """With the option that tells how to count."""
+@pytest.mark.parametrize(
+    ("main", "inputs"),
+    [
+        ("input_ids", {"pixels": torch.zeros(3)}),
+        ("pixel_values", {"pixel_values": torch.zeros(2, 3, 32, 32)}),
+        ("input_features", {"input_features": torch.zeros(2, 80, 300)}),
+        ("input_values", {"input_values": torch.zeros(2, 16_000)}),
+    ],
+    ids=["no main input", "images", "spectra", "sound"],
+)
+def test_inputs_without_token_ids_are_refused(main, inputs, tmp_path, monkeypatch):
+    """With the option that tells how to count; channels, bins and samples are no tokens."""
     monkeypatch.chdir(tmp_path)
     model = make_model().train()
-    with pytest.raises(fw.FlopwatchError, match="count="):
-        _watching(model)._see(model, (), {"pixels": torch.zeros(3)})
+    model.main_input_name = main
+    with pytest.raises(fw.FlopwatchError, match=f"no {main} of whole numbers .* give the callback count="):
+        _watching(model)._see(model, (), inputs)
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        {"inputs_embeds": torch.zeros(2, LENGTH, WIDTH)},
+        {"input_ids": None, "inputs_embeds": torch.zeros(2, LENGTH, WIDTH)},
+        {"pixel_values": torch.zeros(2, 3, 8, 8), "input_ids": torch.zeros((2, LENGTH), dtype=torch.int64)},
+    ],
+    ids=["embeddings", "embeddings beside None", "a picture's text"],
+)
+def test_tokens_are_found_beside_what_are_none(inputs, tmp_path, monkeypatch):
+    """2 x 31."""
+    monkeypatch.chdir(tmp_path)
+    model = make_model().train()
+    if "pixel_values" in inputs:
+        model.main_input_name = "pixel_values"
+    callback = _watching(model)
+    callback._see(model, (), inputs)
+    assert callback.meter._pending[0] == 2 * LENGTH
 
 
 @pytest.mark.parametrize(
@@ -350,6 +411,62 @@ def test_dtype_and_recomputation_follow_the_trainers_arguments(options, dtype, t
     table = callback.meter.cost
     assert (table.hardware[LENGTH] > table.model[LENGTH]) == bool(options.get(CHECKPOINTING))
     callback.on_train_end(arguments, None, None)
+
+
+def _checkpointing(model):
+    getattr(model, f"{CHECKPOINTING}_enable")()
+    return model
+
+
+def _begun(module, folder, *, arguments=None, **options):
+    callback = huggingface.MeterCallback(peak_flops_per_s=1e30, **options)
+    told = transformers.TrainingArguments(output_dir=str(folder), use_cpu=True, report_to=[], **(arguments or {}))
+    callback.on_train_begin(told, None, None, model=module)
+    return callback.meter
+
+
+@pytest.mark.parametrize("is_named", [False, True])
+@pytest.mark.parametrize("by", ["arguments", "model"])
+def test_checkpointing_is_work_for_hfu_whoever_asked_for_it(by, is_named, tmp_path):
+    """The Trainer's arguments or the model itself, of a model that the callback finds or the user names."""
+    model = make_model()
+    named = {"model": huggingface.spec_of_model(model)} if is_named else {}
+    if by == "model":
+        model = _checkpointing(model)
+    meter = _begun(model, tmp_path, arguments={CHECKPOINTING: by == "arguments"}, **named)
+    again = 2 * (N_LAYERS * 8 * WIDTH**2) + 4 * N_LAYERS * WIDTH * LENGTH  # all matmuls of a layer but its last
+    assert meter.cost.model[LENGTH] == pytest.approx(LENGTH * FLOPS_PER_TOKEN)
+    assert meter.cost.hardware[LENGTH] == pytest.approx(LENGTH * (FLOPS_PER_TOKEN + again))
+    assert meter.notes == []
+
+
+def test_a_model_without_a_closed_form_is_told_of_flops_per_token(tmp_path):
+    """The way out of a callback, not the command line's."""
+    config = transformers.BertConfig(
+        vocab_size=VOCABULARY, hidden_size=WIDTH, num_hidden_layers=1, num_attention_heads=3, intermediate_size=7
+    )
+    reason = _begun(transformers.BertForMaskedLM(config), tmp_path).why_no_mfu
+    assert "model_type='bert' has no closed form here; give flops_per_token" in reason
+    assert "--trace" not in reason
+
+
+def test_numbers_without_what_checkpointing_computes_again_are_warned_of(tmp_path):
+    """flops_per_token are the model's; HFU would be MFU, which it is not."""
+    with pytest.warns(fw.MeterWarning, match="^layers are computed again .* hardware_flops_per_token"):
+        _begun(make_model(), tmp_path, arguments={CHECKPOINTING: True}, flops_per_token=6e6)
+    meter = _begun(
+        make_model(), tmp_path, arguments={CHECKPOINTING: True}, flops_per_token=6e6, hardware_flops_per_token=8e6
+    )
+    assert meter.notes == []
+
+
+def test_the_dtype_that_is_given_is_not_looked_for(tmp_path):
+    """The hint of the refusal helps."""
+    model = make_model()
+    model.register_parameter("first", torch.nn.Parameter(torch.zeros(3, dtype=torch.uint8), requires_grad=False))
+    with pytest.raises(fw.FlopwatchError, match="dtype of the matmuls is not known; give the callback dtype="):
+        _begun(model, tmp_path)
+    assert "fp32" in _begun(model, tmp_path, dtype="fp32").peak.source
 
 
 def test_checkpointing_of_some_layers_is_not_taken_for_all_of_them(tmp_path, monkeypatch):

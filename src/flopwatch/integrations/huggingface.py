@@ -13,7 +13,6 @@ from flopwatch.measure.meter_cost import unknown_cost
 from flopwatch.model.huggingface import config_fields
 from flopwatch.model.params import count_params
 from flopwatch.model.spec import ModelSpec, spec_from_fields
-from flopwatch.units import format_percent
 
 try:
     import torch
@@ -23,13 +22,12 @@ except ImportError as error:
         f"the Hugging Face callback needs transformers ({error})", hint="pip install 'flopwatch[hf]'"
     ) from error
 
-from flopwatch.integrations.module import matmul_dtype, numel, tell, warn_of_frozen
+from flopwatch.integrations.module import matmul_dtype, numel, recomputed, warn_of_frozen, warn_of_recomputed
+from flopwatch.integrations.padding import WHY_PACKED, PaddingWatch, is_packed
 
 Count = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 """The keyword inputs of one forward pass -> what `Meter.add` is told of them."""
 
-_PACKED: Final = ("cu_seq_lens_q", "cu_seqlens", "seq_idx")  # what collators that pack without padding pass on
-_MASK_OF_PADDING: Final = 2  # dimensions of a mask that only tells padding
 _DTYPES: Final = {"torch.float32": "fp32", "torch.bfloat16": "bf16", "torch.float16": "fp16", "torch.float64": "fp64"}
 _OF_A_MODEL: Final = ("recompute", "convention", "uses_flash")  # options of a Meter that say how a model is counted
 _GIVE: Final = "give flops_per_token, such as fw.trace(step).total / tokens"
@@ -57,17 +55,17 @@ class MeterCallback(TrainerCallback):
         self._is_training = False
         self._hook: Any = None
         self._pause = contextlib.ExitStack()
-        self._n_padding: Any = None  # of `_n_masked` positions; on the device, None where it is not looked for
-        self._n_masked = 0
+        self._padding = PaddingWatch()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Make the meter, and watch the model's forward passes."""
         model = kwargs["model"]
+        self.on_train_end(args, state, control)  # a training that failed, or found no batch that fits, has not ended
         self.meter = _make_meter(model, args, self._options)
         watch = torch.compiler.disable(self._see)  # a compiled model must not trace what counts its inputs
         self._hook = model.register_forward_pre_hook(watch, with_kwargs=True)
         self._is_training = True
-        self._n_padding = 0 if self._count is None else None
+        self._padding = PaddingWatch()
         self.meter.start()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -84,7 +82,7 @@ class MeterCallback(TrainerCallback):
         """Add the figures to a training log; all ranks come here together."""
         if self.meter is None or not self._is_training or logs is None or "loss" not in logs:
             return
-        self._tell_padding(self.meter)
+        self._padding.tell(self.meter)  # the Trainer has just read the loss: the sum is there
         found = self.meter.gather()
         logs.update(found)
         if state.log_history and state.log_history[-1].get("step") == state.global_step:
@@ -127,32 +125,14 @@ class MeterCallback(TrainerCallback):
         if self._count is not None:
             self.meter.add(**self._count(kwargs))
             return
-        self._note_padding(kwargs.get("attention_mask"))
+        self._padding.see(kwargs.get("attention_mask"))
         n_sequences, length = _shape(model, args, kwargs)
-        if _is_packed(kwargs) and self.meter.cost.reason is None:
-            self.meter.cost = unknown_cost("sequences are packed, and their lengths are on the device: give count=")
+        if is_packed(kwargs) and self.meter.cost.reason is None:
+            self.meter.cost = unknown_cost(WHY_PACKED)
         if self.meter.cost.model is None:
             self.meter.add(tokens=n_sequences * length)
         else:
             self.meter.add(tokens=n_sequences * length, sequences=n_sequences)
-
-    def _note_padding(self, mask: Any) -> None:
-        """Add up the padding that a mask tells of, on its device: nobody waits for the sum before the next log."""
-        if self._n_padding is None or not isinstance(mask, torch.Tensor) or mask.dim() != _MASK_OF_PADDING:
-            return
-        self._n_padding = self._n_padding + (mask == 0).sum()
-        self._n_masked += mask.numel()
-
-    def _tell_padding(self, meter: Meter) -> None:
-        """Warn once of padding that counts as tokens. The Trainer has just read the loss: the sum is there."""
-        if self._n_padding is None or not int(self._n_padding):
-            return
-        text = (
-            f"{format_percent(int(self._n_padding) / self._n_masked)} of the positions are padding, and count as tokens"
-            " and as FLOPs: tokens/s and MFU are higher than those of the text; give count=, the lengths"
-        )
-        self._n_padding = None
-        tell(meter, text, stacklevel=4)
 
 
 def add_meter(trainer: Any, *, count: Count | None = None, **options: Any) -> MeterCallback:
@@ -166,7 +146,7 @@ def spec_of_model(model: Any) -> ModelSpec:
     """The spec that a transformers model's config describes; raises InputError when it is not the whole model.
 
     It has to have as many parameters as the model, so that other heads, adapters and quantised weights are not taken
-    for what they are not, and all of them have to be trained.
+    for what they are not, and a head, whose weights may be those of the input; and all of them have to be trained.
     """
     config = getattr(model, "config", None)  # any nn.Module can be trained
     if config is None or not hasattr(config, "to_json_string"):
@@ -180,6 +160,8 @@ def spec_of_model(model: Any) -> ModelSpec:
     if n_all != count_params(spec).total:
         expected = f"its config describes {count_params(spec).total:,}"
         raise InputError(f"{name} has {n_all:,} parameters and {expected}", hint=_GIVE)
+    if hasattr(model, "get_output_embeddings") and model.get_output_embeddings() is None:
+        raise InputError(f"{name} has no output head, and its config describes one", hint=_GIVE)
     n_frozen = sum(numel(parameter) for parameter in parameters if not parameter.requires_grad)
     if n_frozen:
         raise InputError(f"{n_frozen:,} of {n_all:,} parameters are not trained, which costs less", hint=_GIVE)
@@ -187,30 +169,49 @@ def spec_of_model(model: Any) -> ModelSpec:
 
 
 def _make_meter(model: Any, args: Any, options: dict[str, Any]) -> Meter:
-    known = {"dtype": _dtype(model, args), "n_devices": args.world_size * max(1, args.n_gpu)} | options
+    known = {"n_devices": args.world_size * max(1, args.n_gpu)} | options
+    if "dtype" not in options:
+        known["dtype"] = _dtype(model, args)
     if "model" in options or "flops_per_token" in options:
-        meter = Meter(**known)
-        if "model" in options:
-            warn_of_frozen(meter, model)
-        return meter
+        return _make_meter_as_told(model, args, known)
     try:
         spec = spec_of_model(model)
-        known.setdefault("recompute", _recompute(args))
+        known.setdefault("recompute", _recompute(model, args))
     except InputError as error:  # what cannot be counted is no reason to stop a training run: mfu is n/a, and says why
         meter = Meter(**{name: value for name, value in known.items() if name not in _OF_A_MODEL})
-        meter.cost = unknown_cost(str(error))
+        meter.cost = unknown_cost(f"{error.message}; {_GIVE}")
         return meter
     return Meter(spec, **known)
 
 
-def _recompute(args: Any) -> str:
-    """What the Trainer computes again; raises InputError where it is only a part of the layers."""
+def _make_meter_as_told(model: Any, args: Any, known: dict[str, Any]) -> Meter:
+    """A meter of the model or the numbers that the user gave; what they leave out of the training is warned of."""
+    recompute = known.get("recompute") or _layers_again(model, args)
+    if recompute == "full" and "model" in known:
+        known["recompute"] = recompute
+    meter = Meter(**known)
+    if "model" in known:
+        warn_of_frozen(meter, model)
+    if recompute != known.get("recompute", "none") and "hardware_flops_per_token" not in known:
+        warn_of_recomputed(meter)
+    return meter
+
+
+def _recompute(model: Any, args: Any) -> str:
+    """What the Trainer or the model computes again; raises InputError where it is only a part of the layers."""
+    again = _layers_again(model, args)
+    if again == "some":
+        every = (args.gradient_checkpointing_kwargs or {}).get("every_n_layers")
+        told = "" if every is None else f" (every_n_layers={every})"
+        raise InputError(f"only some layers are computed again{told}", hint=_GIVE)
+    return again
+
+
+def _layers_again(model: Any, args: Any) -> str:
+    """Layers that are computed again, `none`, `some` or `full`: the Trainer was told so, or the model before it."""
     if not args.gradient_checkpointing:
-        return "none"
-    every = (args.gradient_checkpointing_kwargs or {}).get("every_n_layers", 1)
-    if every != 1:
-        raise InputError(f"only some layers are computed again (every_n_layers={every})", hint=_GIVE)
-    return "full"
+        return recomputed(model)
+    return "full" if (args.gradient_checkpointing_kwargs or {}).get("every_n_layers", 1) == 1 else "some"
 
 
 def _dtype(model: Any, args: Any) -> str:
@@ -227,24 +228,13 @@ def _dtype(model: Any, args: Any) -> str:
 def _shape(model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[int, int]:
     """Sequences and their length, padded as they are."""
     name = getattr(model, "main_input_name", "input_ids")
-    inputs = kwargs.get(name, kwargs.get("inputs_embeds", args[0] if args else None))
-    if not isinstance(inputs, torch.Tensor) or inputs.dim() < 2:
-        raise InputError(
-            f"the forward pass has no {name} of [sequences, length] to count tokens by",
-            hint="give the callback count=, a function of the inputs",
-        )
-    return inputs.shape[0], inputs.shape[1]
-
-
-def _is_packed(kwargs: Mapping[str, Any]) -> bool:
-    """Whether a row may hold several sequences that do not see each other.
-
-    transformers takes positions that begin anew for packed rows where there is no mask; a mask of more than
-    [sequences, length] says for each token which others it sees.
-    """
-    if any(kwargs.get(name) is not None for name in _PACKED):
-        return True
-    mask = kwargs.get("attention_mask")
-    if mask is None:
-        return kwargs.get("position_ids") is not None
-    return isinstance(mask, Mapping) or (isinstance(mask, torch.Tensor) and mask.dim() > _MASK_OF_PADDING)
+    for ids in (kwargs.get(name), kwargs.get("input_ids"), args[0] if args else None):
+        if isinstance(ids, torch.Tensor) and ids.dim() == 2 and not ids.is_floating_point():
+            return ids.shape[0], ids.shape[1]
+    embeddings = kwargs.get("inputs_embeds")
+    if isinstance(embeddings, torch.Tensor) and embeddings.dim() == 3:
+        return embeddings.shape[0], embeddings.shape[1]
+    raise InputError(
+        f"the forward pass has no {name} of whole numbers [sequences, length] to count tokens by",
+        hint="give the callback count=, a function of the inputs",
+    )

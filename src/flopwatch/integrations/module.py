@@ -1,4 +1,4 @@
-"""What a module that is trained tells of itself: the dtype that its fp32 matmuls run in, and what is not trained."""
+"""What a module that is trained tells of itself: the dtype of its fp32 matmuls, what is frozen, what is run again."""
 
 from __future__ import annotations
 
@@ -30,6 +30,23 @@ def warn_of_frozen(meter: Meter, module: Any) -> None:
             " for MFU and HFU: give flops_per_token, such as fw.trace(step).total / tokens, in place of model"
         )
         tell(meter, text, stacklevel=4)
+
+
+def recomputed(module: Any) -> str:
+    """Which layers run their forward pass again in backward, as transformers marks them: `none`, `some` or `full`."""
+    marks = [bool(part.gradient_checkpointing) for part in module.modules() if hasattr(part, "gradient_checkpointing")]
+    if not any(marks):
+        return "none"
+    return "full" if all(marks) else "some"
+
+
+def warn_of_recomputed(meter: Meter) -> None:
+    """Say that layers are computed again, which the count that the user gave does not hold."""
+    text = (
+        "layers are computed again (gradient checkpointing), and HFU does not hold it: give recompute='full' beside"
+        " model, or hardware_flops_per_token, such as fw.trace(step).hardware_total / tokens"
+    )
+    tell(meter, text, stacklevel=4)
 
 
 def tell(meter: Meter, text: str, *, stacklevel: int = 3) -> None:
