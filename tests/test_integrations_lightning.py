@@ -2,6 +2,7 @@
 
 import csv
 import time
+import warnings
 
 import pytest
 import torch
@@ -206,3 +207,97 @@ def test_frozen_weights_of_a_named_model_are_warned_of(tmp_path):
     trainer = make_trainer(tmp_path, MeterCallback("gpt-small", seq_len=LENGTH), limit_val_batches=0)
     with pytest.warns(fw.MeterWarning, match=f"^{VOCABULARY * WIDTH:,} of .* parameters are not trained"):
         trainer.fit(module, make_loader())
+
+
+class OnIds(Tiny):
+    """Tiny on the token ids of a batch that is a dict."""
+
+    def training_step(self, batch, index):
+        return super().training_step(batch["input_ids"], index)
+
+
+def make_dicts(**more):
+    """Batches of token ids and what stands beside them."""
+    rows = [{"input_ids": row, **more} for row in torch.randint(VOCABULARY, (96, LENGTH))]
+    return torch.utils.data.DataLoader(rows, batch_size=N_SEQUENCES)
+
+
+@pytest.mark.slow
+@WARNINGS
+def test_padding_that_counts_as_tokens_is_warned_of_once(tmp_path):
+    """Rows of 31 of which 5 are padding."""
+    callback = MeterCallback(flops_per_token=FLOPS_PER_TOKEN, peak_flops_per_s=PEAK)
+    trainer = make_trainer(tmp_path, callback, limit_val_batches=0)
+    with pytest.warns(fw.MeterWarning, match=r"^16.1 % of the positions are padding"):
+        trainer.fit(OnIds(), make_dicts(attention_mask=(torch.arange(LENGTH) < LENGTH - 5).long()))
+    assert len(callback.meter.notes) == 1
+
+
+@pytest.mark.slow
+@WARNINGS
+def test_packed_rows_are_not_taken_for_one_long_sequence(tmp_path):
+    """Positions that begin anew, and no mask: no MFU, and the way to give the lengths."""
+    callback = MeterCallback("gpt-small", peak_flops_per_s=1e15, warmup_steps=0)
+    trainer = make_trainer(tmp_path, callback, limit_val_batches=0)
+    trainer.fit(OnIds(), make_dicts(position_ids=torch.arange(LENGTH) % 7))
+    assert "perf/mfu" not in callback.meter.metrics()
+    assert "give count=" in callback.meter.why_no_mfu
+
+
+class Saving(lightning.Callback):
+    """Writes a checkpoint at the end of every third batch."""
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if batch_idx % 3 == 0:
+            trainer.save_checkpoint(f"{trainer.default_root_dir}/third.ckpt")
+
+
+@pytest.mark.slow
+@WARNINGS
+def test_a_checkpoint_within_a_batch_loses_no_step(tmp_path):
+    """Twelve steps of one batch; a callback that stands before this one saves in four of them."""
+    callback = MeterCallback(flops_per_token=FLOPS_PER_TOKEN, peak_flops_per_s=PEAK, warmup_steps=0)
+    trainer = make_trainer(tmp_path, Saving(), callback, limit_val_batches=0, accumulate_grad_batches=1)
+    with pytest.warns(fw.MeterWarning, match="^a checkpoint was written within a batch: its time counts as training"):
+        trainer.fit(Tiny(), make_loader())
+    assert len(callback.meter.notes) == 1
+    assert callback.meter.n_steps == 12
+    behind = MeterCallback(flops_per_token=FLOPS_PER_TOKEN, peak_flops_per_s=PEAK, warmup_steps=0)
+    make_trainer(tmp_path / "behind", behind, Saving(), limit_val_batches=0, accumulate_grad_batches=1).fit(
+        Tiny(), make_loader()
+    )
+    assert behind.meter.notes == []
+    assert behind.meter.n_steps == 12
+    assert behind.meter.summary()["perf/paused_s/save"] > 0
+
+
+@pytest.mark.slow
+@WARNINGS
+def test_the_dtype_that_is_given_is_not_looked_for(tmp_path):
+    """The hint of the refusal helps."""
+    for options in ({}, {"dtype": "fp8"}):
+        callback = MeterCallback(flops_per_token=FLOPS_PER_TOKEN, peak_flops_per_s=PEAK, **options)
+        trainer = make_trainer(tmp_path, callback, limit_val_batches=0)
+        trainer.strategy.precision_plugin.precision = "nf4"
+        if options:
+            trainer.fit(Tiny(), make_loader())
+            assert "fp8" in callback.meter.peak.source
+        else:
+            with pytest.raises(fw.FlopwatchError, match="'nf4' has no known dtype; give the callback dtype="):
+                trainer.fit(Tiny(), make_loader())
+
+
+@pytest.mark.slow
+@WARNINGS
+def test_layers_that_are_computed_again_are_warned_of_unless_they_are_counted(tmp_path):
+    """A transformers model within the module, told to checkpoint its activations, marks its layers so."""
+    for options, n_told in (({}, 1), ({"hardware_flops_per_token": 8e6}, 0)):
+        module = Tiny()
+        module.layers[1].gradient_checkpointing = True
+        callback = MeterCallback(flops_per_token=7e6, peak_flops_per_s=1e15, **options)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", fw.MeterWarning)
+            make_trainer(tmp_path / str(n_told), callback, limit_val_batches=0).fit(module, make_loader())
+        told = [str(warning.message) for warning in caught if issubclass(warning.category, fw.MeterWarning)]
+        assert len(told) == n_told
+        assert all(text.startswith("layers are computed again") for text in told)

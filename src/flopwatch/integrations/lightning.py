@@ -18,7 +18,9 @@ except ImportError as error:
         f"the Lightning callback needs lightning ({error})", hint="pip install 'flopwatch[lightning]'"
     ) from error
 
-from flopwatch.integrations.module import matmul_dtype, warn_of_frozen
+from flopwatch.integrations.module import matmul_dtype, recomputed, tell, warn_of_frozen, warn_of_recomputed
+from flopwatch.integrations.padding import WHY_PACKED, PaddingWatch, is_packed
+from flopwatch.measure.meter_cost import unknown_cost
 
 Count = Callable[[Any], Mapping[str, Any]]
 """A batch -> what `Meter.add` is told of it."""
@@ -44,31 +46,44 @@ class MeterCallback(Callback):
         self._pause = contextlib.ExitStack()
         self._n_steps_seen = 0
         self._is_training = False
+        self._is_in_batch = False
+        self._has_told_save = False
+        self._padding = PaddingWatch()
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Make the meter; its first step begins now."""
-        dtype = matmul_dtype(_dtype(trainer), pl_module.device.type)
-        self.meter = Meter(self._model, **({"dtype": dtype, "n_devices": trainer.world_size} | self._options))
+        known = {"n_devices": trainer.world_size} | self._options
+        if "dtype" not in known:
+            known["dtype"] = matmul_dtype(_dtype(trainer), pl_module.device.type)
+        self.meter = Meter(self._model, **known)
         if self._model is not None:
             warn_of_frozen(self.meter, pl_module)
+        is_told = self.meter.cost.reason is not None or {"recompute", "hardware_flops_per_token"} & known.keys()
+        if not is_told and recomputed(pl_module) != "none":
+            warn_of_recomputed(self.meter)
+        self._padding = PaddingWatch()
         self._n_steps_seen = trainer.global_step
         self._is_training = True
+        self._is_in_batch = self._has_told_save = False
         self.meter.start()
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """A checkpoint, if there was one, is over."""
         self._pause.close()
+        self._is_in_batch = True
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Count the batch, and end the meter's step when the weights were updated."""
         if self.meter is None:
             return
-        self.meter.add(**(_by_shape(batch, self.meter) if self._count is None else self._count(batch)))
+        self._is_in_batch = False
+        self.meter.add(**(self._by_shape(batch, self.meter) if self._count is None else self._count(batch)))
         if trainer.global_step == self._n_steps_seen:  # more micro-batches to come
             return
         self._n_steps_seen = trainer.global_step
         self.meter.step()
         if trainer.log_every_n_steps and self.meter.n_steps % trainer.log_every_n_steps == 0:
+            self._padding.tell(self.meter)
             found = self.meter.gather()
             for logger in trainer.loggers if found else ():
                 logger.log_metrics(found, step=trainer.global_step - 1)  # as Lightning numbers its own rows
@@ -84,7 +99,15 @@ class MeterCallback(Callback):
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """A checkpoint begins; Lightning does not tell when it is written."""
-        self._begin_pause("save")
+        if not self._is_in_batch:
+            self._begin_pause("save")
+        elif self._is_training and self.meter is not None and not self._has_told_save:
+            self._has_told_save = True
+            text = (
+                "a checkpoint was written within a batch: its time counts as training; put MeterCallback before the"
+                " callback that writes it, or save between batches"
+            )
+            tell(self.meter, text)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Close what is open."""
@@ -99,6 +122,13 @@ class MeterCallback(Callback):
     def _begin_pause(self, name: str) -> None:
         if self.meter is not None and self._is_training and not self.meter.is_paused:
             self._pause.enter_context(self.meter.pause(name))
+
+    def _by_shape(self, batch: Any, meter: Meter) -> dict[str, int]:
+        if isinstance(batch, Mapping):
+            self._padding.see(batch.get("attention_mask"))
+            if is_packed(batch) and meter.cost.reason is None:
+                meter.cost = unknown_cost(WHY_PACKED)
+        return _by_shape(batch, meter)
 
 
 def _dtype(trainer: Any) -> str:
