@@ -460,6 +460,26 @@ def test_numbers_without_what_checkpointing_computes_again_are_warned_of(tmp_pat
     assert meter.notes == []
 
 
+def test_a_number_for_one_length_is_not_taken_for_another_without_a_word(tmp_path):
+    """7000 FLOPs a token of 31, of them 100 a pair: of 11 a token costs 3900 + 1100, else who knows."""
+    model = make_model().train()
+    for split, n_told, flops in (({}, 1, 2 * 11 * 7000), ({"attention_flops_per_pair": 100}, 0, 2 * 11 * 5000)):
+        callback = huggingface.MeterCallback(flops_per_token=7000, seq_len=LENGTH, peak_flops_per_s=1e30, **split)
+        told = transformers.TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to=[])
+        callback.on_train_begin(told, None, None, model=model)
+        callback._see(model, (), {"input_ids": torch.zeros((2, LENGTH), dtype=torch.int64)})
+        assert callback.meter.notes == []
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", fw.MeterWarning)
+            for _ in range(2):
+                callback.meter.start()
+                callback._see(model, (), {"input_ids": torch.zeros((2, 11), dtype=torch.int64)})
+        assert [str(warning.message).partition(",")[0] for warning in caught] == n_told * [
+            f"flops_per_token holds for sequences of {LENGTH}"
+        ]
+        assert callback.meter._pending[1] == pytest.approx(flops)
+
+
 def test_the_dtype_that_is_given_is_not_looked_for(tmp_path):
     """The hint of the refusal helps."""
     model = make_model()

@@ -22,7 +22,14 @@ except ImportError as error:
         f"the Hugging Face callback needs transformers ({error})", hint="pip install 'flopwatch[hf]'"
     ) from error
 
-from flopwatch.integrations.module import matmul_dtype, numel, recomputed, warn_of_frozen, warn_of_recomputed
+from flopwatch.integrations.module import (
+    matmul_dtype,
+    numel,
+    recomputed,
+    warn_of_frozen,
+    warn_of_recomputed,
+    work_of_shape,
+)
 from flopwatch.integrations.padding import WHY_PACKED, PaddingWatch, is_packed
 
 Count = Callable[[Mapping[str, Any]], Mapping[str, Any]]
@@ -129,10 +136,7 @@ class MeterCallback(TrainerCallback):
         n_sequences, length = _shape(model, args, kwargs)
         if is_packed(kwargs) and self.meter.cost.reason is None:
             self.meter.cost = unknown_cost(WHY_PACKED)
-        if self.meter.cost.model is None:
-            self.meter.add(tokens=n_sequences * length)
-        else:
-            self.meter.add(tokens=n_sequences * length, sequences=n_sequences)
+        self.meter.add(**work_of_shape(self.meter, n_sequences, length))
 
 
 def add_meter(trainer: Any, *, count: Count | None = None, **options: Any) -> MeterCallback:

@@ -18,7 +18,14 @@ except ImportError as error:
         f"the Lightning callback needs lightning ({error})", hint="pip install 'flopwatch[lightning]'"
     ) from error
 
-from flopwatch.integrations.module import matmul_dtype, recomputed, tell, warn_of_frozen, warn_of_recomputed
+from flopwatch.integrations.module import (
+    matmul_dtype,
+    recomputed,
+    tell,
+    warn_of_frozen,
+    warn_of_recomputed,
+    work_of_shape,
+)
 from flopwatch.integrations.padding import WHY_PACKED, PaddingWatch, is_packed
 from flopwatch.measure.meter_cost import unknown_cost
 
@@ -123,7 +130,7 @@ class MeterCallback(Callback):
         if self.meter is not None and self._is_training and not self.meter.is_paused:
             self._pause.enter_context(self.meter.pause(name))
 
-    def _by_shape(self, batch: Any, meter: Meter) -> dict[str, int]:
+    def _by_shape(self, batch: Any, meter: Meter) -> dict[str, Any]:
         if isinstance(batch, Mapping):
             self._padding.see(batch.get("attention_mask"))
             if is_packed(batch) and meter.cost.reason is None:
@@ -140,7 +147,7 @@ def _dtype(trainer: Any) -> str:
     return dtype
 
 
-def _by_shape(batch: Any, meter: Meter) -> dict[str, int]:
+def _by_shape(batch: Any, meter: Meter) -> dict[str, Any]:
     """Tokens and sequences of a batch by its shape, which the host knows."""
     if isinstance(batch, Mapping):
         candidates = [batch["input_ids"]] if "input_ids" in batch else list(batch.values())
@@ -148,9 +155,7 @@ def _by_shape(batch: Any, meter: Meter) -> dict[str, int]:
         candidates = list(batch) if isinstance(batch, list | tuple) else [batch]
     for tensor in candidates:
         if isinstance(tensor, torch.Tensor) and tensor.dim() == 2 and not tensor.is_floating_point():
-            n_sequences, length = tensor.shape
-            tokens = {"tokens": n_sequences * length}
-            return tokens if meter.cost.model is None else tokens | {"sequences": n_sequences}
+            return work_of_shape(meter, *tensor.shape)
     raise InputError(
         f"a batch of type {type(batch).__name__} has no token ids of [sequences, length]",
         hint="give the callback count=, a function of the batch",

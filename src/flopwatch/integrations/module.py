@@ -32,6 +32,22 @@ def warn_of_frozen(meter: Meter, module: Any) -> None:
         tell(meter, text, stacklevel=4)
 
 
+def work_of_shape(meter: Meter, n_sequences: int, length: int) -> dict[str, Any]:
+    """What `Meter.add` is told of rows of one length; a number for another length is taken as it is, and warned of."""
+    tokens = {"tokens": n_sequences * length}
+    cost = meter.cost
+    if cost.model is not None:
+        return tokens | {"sequences": n_sequences}
+    if cost.reason is None and cost.seq_len is not None and length != cost.seq_len:
+        text = (
+            f"flops_per_token holds for sequences of {cost.seq_len}, and others are trained: MFU and HFU are off by"
+            " their attention; give attention_flops_per_pair too"
+        )
+        if text not in meter.notes:
+            tell(meter, text, stacklevel=4)
+    return tokens
+
+
 def recomputed(module: Any) -> str:
     """Which layers run their forward pass again in backward, as transformers marks them: `none`, `some` or `full`."""
     marks = [bool(part.gradient_checkpointing) for part in module.modules() if hasattr(part, "gradient_checkpointing")]
