@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
+from fractions import Fraction
 from typing import Final, Literal
 
 import msgspec
@@ -15,6 +16,7 @@ from flopwatch.record import ChangeRow, CompareResult
 
 _FORM: Final = re.compile(r"\s*([A-Za-z_][\w.-]*)\s*([<>])\s*([+-]?(?:\d+(?:\.\d*)?|\.\d+))\s*%\s*")
 _EXAMPLES: Final = "write it like 'tokens_per_s<-5%' (fell by more than 5 %) or 'flops>0%' (grew at all)"
+_NONE_FITS: Final = "batch"  # the figure that is null for a reason of its own
 
 
 class Condition(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,7 +38,7 @@ class Condition(msgspec.Struct, frozen=True, kw_only=True):
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """What a condition says of two runs: the changes that meet it, and those that would but for the noise.
 
-    `lost` are the results that have the figure in the first run and are not in the second: nothing can be said of them.
+    `lost` says why nothing can be said of a figure that the first run has: it, or its result, is not in the second.
     """
 
     condition: Condition
@@ -48,7 +50,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 def parse_condition(text: str) -> Condition:
     """The condition in `text`; raises InputError for one that cannot be read."""
     match = _FORM.fullmatch(text)
-    if match is None:
+    if match is None or not math.isfinite(float(match[3])):
         raise InputError(f"--fail-if {text!r} is not a condition", hint=_EXAMPLES)
     figure, direction, percent = match.groups()
     return Condition(figure=figure, direction="<" if direction == "<" else ">", percent=float(percent))
@@ -57,12 +59,13 @@ def parse_condition(text: str) -> Condition:
 def judge(condition: Condition, comparison: Comparison) -> Verdict:
     """Whether the changes meet the condition.
 
-    A change within the noise does not meet it. Where the noise is not known the change is taken as it is. A figure
-    that disappeared (tokens/s, a batch that fits) fell by all it was. Raises InputError when no result has the figure.
+    A change within the noise does not meet it, unless no change would: `tokens_per_s<5%` asks for a gain. Where the
+    noise is not known the change is taken as it is. A batch that no longer fits fell by all it was; any other figure
+    that is n/a in the second run cannot be judged. Raises InputError when no result has the figure.
     """
     rows = [(result, row) for result in comparison.results for row in result.changes]
     known = list(dict.fromkeys(row.figure for _, row in rows))
-    lost = [one.name for one in comparison.lost if any(condition.names(figure) for figure in one.figures)]
+    lost = [one.said for one in comparison.lost if any(condition.names(figure) for figure in one.figures)]
     if not lost and not any(condition.names(name) for name in known):
         near = difflib.get_close_matches(condition.figure, known, n=3, cutoff=0.5)
         hint = f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(known)}"
@@ -70,23 +73,29 @@ def judge(condition: Condition, comparison: Comparison) -> Verdict:
     met: list[str] = []
     in_noise: list[str] = []
     for result, row in rows:
-        if condition.names(row.figure) and _is_past(condition, row):
-            (in_noise if row.beyond_noise is False else met).append(_said(result, row))
+        if not condition.names(row.figure):
+            continue
+        if row.after is None and row.figure != _NONE_FITS:
+            lost.append(_said(result, row))
+        elif _is_past(condition, _change_percent(row)):
+            is_noise = row.beyond_noise is False and not _is_past(condition, 0)
+            (in_noise if is_noise else met).append(_said(result, row))
     return Verdict(condition=condition, met=met, in_noise=in_noise, lost=lost)
 
 
-def _is_past(condition: Condition, row: ChangeRow) -> bool:
-    change = 100 * _change_fraction(row)
-    return change < condition.percent if condition.direction == "<" else change > condition.percent
+def _is_past(condition: Condition, change_percent: Fraction | float) -> bool:
+    limit_percent = Fraction(str(condition.percent))  # as it is written: the float nearest to 0.3 is below it
+    return change_percent < limit_percent if condition.direction == "<" else change_percent > limit_percent
 
 
-def _change_fraction(row: ChangeRow) -> float:
-    if row.change_fraction is not None:
-        return row.change_fraction
+def _change_percent(row: ChangeRow) -> Fraction | float:
+    """The change to the last digit: in floats 950 after 1000 is a fall by more than 5 %, and 1 FLOP in 1e17 is none."""
+    if row.before and row.after is not None:
+        return 100 * (Fraction(row.after) / Fraction(row.before) - 1)
     if row.before == row.after:
-        return 0.0
+        return 0
     if row.after is None:
-        return -1.0
+        return -100
     return math.inf if row.before is None or row.after > row.before else -math.inf
 
 

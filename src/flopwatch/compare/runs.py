@@ -49,9 +49,9 @@ class _Figure(NamedTuple):
 
 
 class Lost(NamedTuple):
-    """A result of the first record that the second has nothing of, and the names of its figures."""
+    """What the second record has nothing of that the first one has, and the names of the figures."""
 
-    name: str
+    said: str
     figures: tuple[str, ...]
 
 
@@ -113,7 +113,13 @@ def compare_records(before: Record, after: Record) -> Comparison:
             f"the records have nothing in common ({before.kind} and {after.kind})",
             hint="compare two runs of the same command on the same models",
         )
-    lost = [Lost(_name(item), tuple(name for name, figure in item.figures.items() if figure.value)) for item in left]
+    lost = [
+        Lost(
+            f"{_name(item)} is not in the second record",
+            tuple(name for name, figure in item.figures.items() if figure.value),
+        )
+        for item in left
+    ]
     return Comparison(results, warnings, lost)
 
 
