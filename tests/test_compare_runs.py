@@ -19,6 +19,7 @@ def _bench(*, factor=1.0, spread=0.01, n=11, seed=1):
     """The kept benchmark with `n` samples around `factor` times its median of 2.07 s."""
     data = json.loads((RECORDS / "bench.json").read_text(encoding="utf-8"))
     result = data["results"][0]
+    result["details"]["notes"] = []
     draw = random.Random(seed)
     samples = sorted(2.07 * factor * (1 + draw.uniform(-spread, spread)) for _ in range(n))
     middle = samples[n // 2]
@@ -150,7 +151,7 @@ def test_every_kept_record_equals_itself():
         record = load_record((RECORDS / f"{kind}.json").read_bytes())
         results, warnings, lost = compare_records(record, record)
         assert lost == []
-        assert warnings == []
+        assert not [text for text in warnings if "the machine was busy before the timing began" not in text]
         assert not [row for result in results for row in result.changes if row.beyond_noise]
 
 

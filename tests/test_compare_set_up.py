@@ -14,7 +14,9 @@ BENCH = Path(__file__).parent / "data" / "records" / "bench.json"
 
 
 def _bench():
+    """The kept benchmark without its note that the machine was busy."""
     data = json.loads(BENCH.read_text(encoding="utf-8"))
+    data["results"][0]["details"]["notes"] = []
     data["results"][0]["utilization"] = [_mfu("measured", 1e12), _mfu("user", 2e12)]
     return data
 
@@ -56,6 +58,80 @@ def test_a_figure_that_only_one_record_has_is_named():
     ]
 
 
+def test_what_disturbed_a_timing_is_told_beside_its_change():
+    """`beyond the noise` is of the samples: what other processes did to all of them is only in the notes."""
+    after = _bench()
+    after["results"][0]["details"]["notes"] = ["other processes kept 1.5 of 2 cores busy"]
+    before = _bench()
+    before["results"][0]["details"]["notes"] = ["steps got 23% faster while they were timed"]
+    assert _warnings(before, after) == [
+        "gpt-small train bench fp32, before: steps got 23% faster while they were timed",
+        "gpt-small train bench fp32, after: other processes kept 1.5 of 2 cores busy",
+    ]
+
+
+@pytest.mark.parametrize("what", ["n_logical_cores", "quota_cores", "driver", "power_limit_w", "is_mig"])
+def test_what_a_machine_may_use_is_part_of_it(what):
+    """Half a core in a container, another driver or power limit: the same CPU or GPU by name, and another speed."""
+    after = _bench()
+    after["environment"][what] = 0.5
+    assert any(
+        said.startswith(f"{what} differs: ") and said.endswith("0.5 after") for said in _warnings(_bench(), after)
+    )
+
+
+def test_a_batch_that_was_only_predicted_is_told_from_one_that_ran():
+    """`fit --predict-only` beside a verified fit."""
+    before = json.loads((BENCH.parent / "fit.json").read_text(encoding="utf-8"))
+    after = json.loads(json.dumps(before))
+    after["results"][0]["probes"] = []
+    (said,) = _warnings(before, after)
+    assert said.endswith(": source is probes before and prediction after")
+
+
+def _count(*uncounted):
+    data = json.loads((BENCH.parent / "count_trace.json").read_text(encoding="utf-8"))
+    rows = [{"op": op, "calls": calls, "looks_like_matmul": like} for op, calls, like in uncounted]
+    data["results"][0]["uncounted"] = rows
+    return data
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "code"),
+    [
+        ([], [("mine.mm", 7, True)], 3),
+        ([("mine.mm", 5, True)], [("mine.mm", 7, True)], 3),
+        ([("mine.mm", 7, True)], [("mine.mm", 7, True)], 0),
+        ([("mine.mm", 7, True)], [], 0),
+        ([], [("mine.sort", 7, False)], 0),
+    ],
+)
+def test_a_matmul_that_is_no_longer_counted_is_no_saving(tmp_path, capsys, before, after, code):
+    """The same work behind an operator without a formula: FLOPs fall, and a gate on their growth cannot be judged."""
+    for name, data in (("a.json", _count(*before)), ("b.json", _count(*after))):
+        (tmp_path / name).write_text(json.dumps(data), encoding="utf-8")
+    gate = ["compare", str(tmp_path / "a.json"), str(tmp_path / "b.json"), "--fail-if"]
+    assert run([*gate, "flops>0%"]) == code
+    said = capsys.readouterr().err
+    assert ("cannot be judged" in said) == (code == 3)
+    assert ("after: not counted, and it looks like a matmul: mine.mm (7 calls)" in said) == (
+        ("mine.mm", 7, True) in after
+    )
+    assert run([*gate, "params>0%"]) == 0
+
+
+def test_a_warning_of_a_peak_is_all_chinese(tmp_path, capsys):
+    """The general sentence took `of a peak of` for a value and left it in English."""
+    after = _bench()
+    after["results"][0]["utilization"] = [_mfu("measured", 1.25e12), _mfu("user", 2e12)]
+    for name, data in (("a.json", _bench()), ("b.json", after)):
+        (tmp_path / name).write_text(json.dumps(data), encoding="utf-8")
+    assert run(["compare", str(tmp_path / "a.json"), str(tmp_path / "b.json"), "--lang", "zh"]) == 0
+    said = capsys.readouterr().err
+    assert "mfu.matmul.measured 所对照的峰值之前为 1.000 TFLOP/s，之后为 1.250 TFLOP/s" in said
+    assert "of a peak" not in said
+
+
 def _file(tmp_path, name, *arguments):
     path = str(tmp_path / name)
     assert run([*arguments, "--quiet", "-o", path]) == 0
@@ -67,6 +143,7 @@ def _file(tmp_path, name, *arguments):
     [
         (["memory", "gpt-small", "--seq", "65"], ["--dtype", "fp32"], "dtype is bf16 before and fp32 after"),
         (["memory", "gpt-small", "--seq", "65"], ["--optimizer", "sgd"], "optimizer is adamw before and sgd after"),
+        (["memory", "gpt-small", "--seq", "65"], ["--trace"], "source is closed-form before and trace after"),
         (["memory", "gpt-small", "--seq", "65"], ["--lora-rank", "3"], "lora_rank is None before and 3 after"),
         (
             ["count", "gpt-small", "--phase", "train"],

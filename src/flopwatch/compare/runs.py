@@ -30,10 +30,15 @@ RUN_TO_RUN_FRACTION: Final = 0.03
 clock, neighbours); repetitions of one benchmark on a quiet machine stay within this."""
 FEWEST_SAMPLES: Final = 3
 _INNER: Final = {"counts": "count", "fits": "fit", "benches": "bench"}
-_MACHINE: Final = ("device", "cpu", "machine", "os", "torch", "python", "n_threads", "n_affinity_cores", "n_cores")
+_MACHINE: Final = (
+    *("device", "cpu", "machine", "os", "torch", "python", "n_threads"),
+    *("n_logical_cores", "n_affinity_cores", "quota_cores"),
+    *("driver", "sm_count", "device_memory_bytes", "power_limit_w", "is_mig"),
+)
 _SET_UP: Final = ("optimizer", "compiled", "loss", "convention", "n_threads", "dtype")
 _OF_MFU: Final = ("device", "dtype", "recompute", "n_devices")
 _OF_ITEMS: Final = ("batch", "seq_len", "phase", "dtype")  # of a workload: each result says its own
+_MEASURED: Final = ("fit", "bench", "peak")  # whose notes say what disturbed it
 _ONE_TRY: Final = "one measurement on a side: its noise is not known"
 _FEW: Final = f"fewer than {FEWEST_SAMPLES} samples on a side: their noise is not known"
 
@@ -64,12 +69,17 @@ class Comparison(NamedTuple):
 
 
 class _Item(NamedTuple):
-    """One result: what it is of, the size it is at, its figures, and how the step was set up."""
+    """One result: what it is of, the size it is at, its figures, how the step was set up, and what makes it less sure.
+
+    `uncounted` are the calls by operator of what looks like a matmul and has no formula: FLOPs that are missing.
+    """
 
     of: tuple[str, str, str | None, str | None]
     size: tuple[int | None, int | None]
     figures: dict[str, _Figure]
     set_up: dict[str, Any]
+    doubts: list[str]
+    uncounted: dict[str, int]
 
 
 def compare_records(before: Record, after: Record) -> Comparison:
@@ -85,14 +95,14 @@ def compare_records(before: Record, after: Record) -> Comparison:
     left, right = list(_items(before)), list(_items(after))
     warnings = _machine_warnings(before.environment, after.environment)
     warnings += _workload_warnings(before.request, after.request)
-    results = []
+    pairs: list[tuple[_Item, _Item]] = []
     for old in list(left):
         new = next((item for item in right if item[:2] == old[:2]), None)
         if new is not None:
             left.remove(old)
             right.remove(new)
             warnings += _pair_warnings(old, new)
-            results.append(_compare(old, new))
+            pairs.append((old, new))
     for old in list(left):
         news = [item for item in right if item.of == old.of]
         if len(news) == 1 and sum(item.of == old.of for item in left) == 1:
@@ -100,7 +110,7 @@ def compare_records(before: Record, after: Record) -> Comparison:
             right.remove(news[0])
             warnings.append(f"{_name(old)}: batch x seq is {_size(old)} before and {_size(news[0])} after")
             warnings += _pair_warnings(old, news[0])
-            results.append(_compare(old, news[0]))
+            pairs.append((old, news[0]))
     warnings += [f"{_name(item)} is only in the first record" for item in left]
     warnings += [f"{_name(item)} is only in the second record" for item in right]
     for kind in {before.kind, after.kind} - {*_FIGURES, "report"}:
@@ -108,7 +118,7 @@ def compare_records(before: Record, after: Record) -> Comparison:
             f"records of {kind} are not compared",
             hint=f"those of {', '.join(_FIGURES)} and report are",
         )
-    if not results:
+    if not pairs:
         raise InputError(
             f"the records have nothing in common ({before.kind} and {after.kind})",
             hint="compare two runs of the same command on the same models",
@@ -120,7 +130,8 @@ def compare_records(before: Record, after: Record) -> Comparison:
         )
         for item in left
     ]
-    return Comparison(results, warnings, lost)
+    lost += [hidden for pair in pairs for hidden in _hidden(*pair)]
+    return Comparison([_compare(*pair) for pair in pairs], warnings, lost)
 
 
 def _items(record: Record) -> Iterator[_Item]:
@@ -141,7 +152,16 @@ def _item(result: Any, kind: str) -> _Item:
     size = (None, fields.get("seq_len")) if kind == "fit" else (fields.get("batch"), fields.get("seq_len"))
     set_up = {key: fields["details"][key] for key in _SET_UP if key in fields["details"]}
     set_up |= {key: fields[key] for key in _OF_MFU if kind == "mfu"}
-    return _Item((kind, name, fields.get("phase"), variant), size, _FIGURES[kind](result), set_up)
+    set_up |= {"source": fields["source"]} if kind in {"count", "memory"} else {}
+    set_up |= {"source": "probes" if fields["probes"] else "prediction"} if kind == "fit" else {}
+    uncounted = {one.op: one.calls for one in fields.get("uncounted", ()) if one.looks_like_matmul}
+    doubts = [
+        f"not counted, and it looks like a matmul: {op} ({n} calls): FLOPs are too low" for op, n in uncounted.items()
+    ]
+    if kind in _MEASURED:
+        doubts += fields["details"].get("notes", ())
+    of = (kind, name, fields.get("phase"), variant)
+    return _Item(of, size, _FIGURES[kind](result), set_up, doubts, uncounted)
 
 
 def _count_figures(result: CountResult) -> dict[str, _Figure]:
@@ -293,6 +313,21 @@ def _pair_warnings(old: _Item, new: _Item) -> list[str]:
         *_set_up_warnings(old, new),
         *_peak_warnings(old, new),
         *(f"{_name(old)}: {name} is only in the {which} record" for name, which in only),
+        *(f"{_name(old)}, before: {note}" for note in old.doubts),
+        *(f"{_name(old)}, after: {note}" for note in new.doubts),
+    ]
+
+
+def _hidden(old: _Item, new: _Item) -> list[Lost]:
+    """FLOPs that the second count cannot see and the first did: the same work would look like less."""
+    figures = tuple(name for name in new.figures if name != "params")
+    return [
+        Lost(
+            f"{_name(new)} has {op} ({n} calls) in the second record, which looks like a matmul and is not counted",
+            figures,
+        )
+        for op, n in new.uncounted.items()
+        if n > old.uncounted.get(op, 0)
     ]
 
 

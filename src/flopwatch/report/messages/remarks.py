@@ -156,6 +156,10 @@ _FOUND: Final[tuple[tuple[str, str], ...]] = (
         "未统计，但看起来是矩阵乘法：{op}（{n} 次调用）：算力和 MFU 偏低",
     ),
     (
+        "not counted, and it looks like a matmul: {op} ({n} calls): FLOPs are too low",
+        "未统计，但看起来是矩阵乘法：{op}（{n} 次调用）：FLOPs 偏低",
+    ),
+    (
         "backward starts from the sum of the output: for your own loss give the model's output a `.loss`",
         "反向从输出之和开始：要用自己的损失，请让模型的输出带有 `.loss`",
     ),
@@ -200,8 +204,14 @@ _FOUND: Final[tuple[tuple[str, str], ...]] = (
         "{result}: batch x seq is {before} before and {after} after",
         "{result}：批量 x 序列之前为 {before}，之后为 {after}",
     ),
+    (
+        "{result}: {name} is of a peak of {before} before and {after} after",
+        "{result}：{name} 所对照的峰值之前为 {before}，之后为 {after}",
+    ),
     ("{result}: {key} is {before} before and {after} after", "{result}：{key} 之前为 {before}，之后为 {after}"),
-    ("{result}: {key} is {before} before and {after} after", "{result}：{key} 之前为 {before}，之后为 {after}"),
+    ("{key} is {before} before and {after} after", "{key} 之前为 {before}，之后为 {after}"),
+    ("{result}, before: {note}", "{result}，之前：{note}"),
+    ("{result}, after: {note}", "{result}，之后：{note}"),
     ("{result} is only in the first record", "{result} 只在第一份记录里"),
     ("{result} is only in the second record", "{result} 只在第二份记录里"),
     ("--fail-if {condition} is not met only for the noise: {text}", "--fail-if {condition} 只因噪声而未满足：{text}"),
