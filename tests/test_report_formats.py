@@ -80,6 +80,18 @@ def test_csv_names_a_percentage_by_its_denominator():
     assert float(row["mfu.matmul.measured.fraction"]) == pytest.approx(0.4504, abs=1e-4)
 
 
+def test_csv_of_a_comparison_has_its_changes():
+    """Each figure before and after, its change and interval; what is unknown is empty."""
+    record = load_record((RECORDS[0].parent / "compare.json").read_text(encoding="utf-8"))
+    for result, row in zip(record.results, csv.DictReader(io.StringIO(to_csv(record))), strict=True):
+        for change in result["changes"]:
+            name, interval = change["figure"], change["interval_fraction"]
+            assert row[f"{name}.before"] == ("" if change["before"] is None else str(change["before"]))
+            assert row[f"{name}.change_fraction"] == str(change["change_fraction"])
+            assert row[f"{name}.low_fraction"] == ("" if interval is None else str(interval[0]))
+            assert row[f"{name}.beyond_noise"] == {None: "", True: "true", False: "false"}[change["beyond_noise"]]
+
+
 def test_two_forms_of_output_at_once_are_refused():
     """--json and --csv cannot both have standard output."""
     with pytest.raises(InputError, match=r"--json and --csv contradict each other; give one of them"):

@@ -52,6 +52,13 @@ def test_words_are_wrapped_and_never_cut():
         assert narrow.count(word) == wide.count(word) > 0
 
 
+def test_a_job_without_a_terminal_sees_the_interval_of_a_change():
+    """100 columns, as in a CI log, hold a benchmark's table with its interval, each figure on one line."""
+    text = render(record_of("compare"), width=100)
+    (tokens,) = [line for line in text.splitlines() if line.startswith("tokens_per_s") and "124" in line]
+    assert tokens.split()[3:] == ["-9.09", "%", "-17.34", "..", "-0.53", "%", "beyond", "noise"]
+
+
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
 def test_a_terminal_that_is_not_utf8_gets_ascii(path):
     """Boxes, bars and foreign names all become ASCII."""

@@ -14,11 +14,14 @@ from flopwatch.report.content.fields import flat
 _INNER: Final = {"counts": "count", "fits": "fit", "benches": "bench"}
 _LISTS: Final = ("modules", "operators", "details")  # as many entries as a model has modules: no columns of a table
 
+_OF_CHANGES: Final = ("before", "after", "change_fraction", "beyond_noise")
+
 
 def to_csv(record: Record) -> str:
     """One header and one row a result (of a report: one a count, fit and benchmark); lists are in the JSON only.
 
-    The percentages of a benchmark are columns of their own, named by ratio, convention and denominator.
+    The percentages of a benchmark are columns of their own, named by ratio, convention and denominator; so are the
+    changes of a comparison, named by figure.
     """
     rows = [row for result in record.results for row in _rows(record.kind, result)]
     names = list(dict.fromkeys(name for row in rows for name in row))
@@ -45,6 +48,10 @@ def _figures(result: Mapping[str, Any]) -> dict[str, Any]:
         name = f"{row['name']}.{row['convention']}.{row['peak_kind']}"
         figures[f"{name}.fraction"] = row["fraction"]
         figures[f"{name}.peak_flops_per_s"] = row["peak_flops_per_s"]
+    for row in result.get("changes") or []:
+        low, high = row["interval_fraction"] or (None, None)
+        figures |= {f"{row['figure']}.{key}": row[key] for key in _OF_CHANGES}
+        figures |= {f"{row['figure']}.low_fraction": low, f"{row['figure']}.high_fraction": high}
     return figures
 
 

@@ -48,7 +48,7 @@ def _row(change: ChangeRow, words: Words) -> list[Cell | str]:
         _value(change.figure, change.before, words),
         _value(change.figure, change.after, words),
         _signed(change.change_fraction, words),
-        "" if change.interval_fraction is None else " .. ".join(_signed(f, words) for f in change.interval_fraction),
+        "" if change.interval_fraction is None else _interval(*change.interval_fraction),
         Cell(text=words(f"compare.{key}"), style=style),
     ]
 
@@ -63,6 +63,10 @@ def _judged(change: ChangeRow) -> tuple[str, Style]:
 
 def _signed(fraction: float | None, words: Words) -> str:
     return words("na") if fraction is None else f"{100 * fraction:+z.2f} %"
+
+
+def _interval(low: float, high: float) -> str:
+    return f"{100 * low:+z.2f} .. {100 * high:+z.2f} %"
 
 
 def _value(figure: str, value: float | None, words: Words) -> str:

@@ -160,9 +160,9 @@ SPEED: Final[dict[str, tuple[str, str]]] = {
     "mfu.spread": ("from {low} to {high} the count grows {ratio}-fold", "{high} 的统计结果是 {low} 的 {ratio} 倍"),
     # compare
     "compare.title": ("{model}: {what}", "{model}：{what}"),
-    "compare.same": ("within the noise", "在噪声之内"),
-    "compare.yes": ("beyond the noise", "超出噪声"),
+    "compare.same": ("within noise", "在噪声之内"),
+    "compare.yes": ("beyond noise", "超出噪声"),
     "compare.exact": ("changed", "有变化"),
     "compare.equal": ("equal", "相同"),
-    "compare.unknown": ("noise unknown", "噪声未知"),
+    "compare.unknown": ("unknown", "未知"),
 }
