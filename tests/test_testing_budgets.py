@@ -152,7 +152,7 @@ def test_the_fixture_in_a_users_test_fails_with_the_text_and_leaves_the_figure_i
             """
         )
     )
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--junitxml", "junit.xml"]
+    command = [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", "--junitxml", "junit.xml"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1
     assert "1 failed, 1 passed" in done.stdout
