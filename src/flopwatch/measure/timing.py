@@ -23,8 +23,10 @@ _WIDE_FRACTION: Final = 0.25
 class Timing(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds a step: every sample, and what follows from them.
 
-    `median_low_s` to `median_high_s` holds the true median with 95 % confidence (bootstrap). Outliers are counted, not
-    thrown away: the median does not feel them. `notes` says in plain words what makes the figure less sure.
+    `median_low_s` to `median_high_s` holds the true median with 95 % confidence (bootstrap), if there are five samples
+    or more (of three it is 75 %) and none is like its neighbours: where they drift together it is too narrow. Outliers
+    are counted, not thrown away: the median does not feel them. `notes` says in plain words what makes the figure less
+    sure.
     """
 
     samples_s: list[float]
