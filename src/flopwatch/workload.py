@@ -20,6 +20,8 @@ Precision = Literal["pure", "autocast"]
 Loss = Literal["cross-entropy", "sum"]
 
 DTYPE_BYTES: Final[dict[str, int]] = {"fp64": 8, "fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "int8": 1}
+AUTOCAST_DTYPES: Final = ("bf16", "fp16")
+"""What torch.autocast casts to; told another, it does nothing."""
 _MOST: Final = 1 << 40
 
 

@@ -14,6 +14,7 @@ from flopwatch.compare.utilization import Ceiling, merged_ceiling
 from flopwatch.cost.convention import Convention
 from flopwatch.device.machine import Machine
 from flopwatch.measure.bench import BenchRequest, StepMeasurement, bench_step, joined
+from flopwatch.measure.dtype import check_dtype
 from flopwatch.measure.limit import Limit, free_limit
 from flopwatch.measure.series import ProbeSeries
 from flopwatch.model.own import Model, OwnModel
@@ -80,7 +81,11 @@ class BenchSeries:
         return work_of(model, workload, self._convention, device=self.machine.torch_device)
 
     def request(self, spec: Model, workload: Workload, *, compiled: bool = False, repeat: int = 0) -> BenchRequest:
-        """What is asked of a probe; the same is asked anew only under another `repeat`."""
+        """What is asked of a probe; the same is asked anew only under another `repeat`.
+
+        Raises InputError for a dtype that this machine has not.
+        """
+        check_dtype(workload.dtype, self.machine)
         return BenchRequest(
             spec=spec,
             workload=workload,

@@ -17,7 +17,7 @@ from flopwatch.device.machine import Machine
 from flopwatch.errors import InputError
 from flopwatch.measure.accumulation import check_global_batch, with_plan
 from flopwatch.measure.batch_search import Grid, Predict
-from flopwatch.measure.dtype import default_dtype
+from flopwatch.measure.dtype import check_dtype, default_dtype
 from flopwatch.measure.fit import FitRequest, fit_batch, predict_batch
 from flopwatch.measure.limit import Headroom, card_limit, free_limit, given_limit, less_headroom
 from flopwatch.measure.series import ProbeSeries
@@ -111,6 +111,7 @@ def fit(
     is_given = workload is not None
     if isinstance(model, str) or not is_given:
         work = settle(spec, work, series, is_dtype_given=is_given, is_seq_len_given=is_given)
+    check_dtype(work.dtype, machine)
     if global_batch is not None:
         check_global_batch(global_batch, work)
     limit = free_limit(series, machine, headroom) if limit_bytes is None else given_limit(limit_bytes, headroom)

@@ -58,8 +58,8 @@ class OwnWork(msgspec.Struct, frozen=True, kw_only=True):
     def step_work(self, workload: Workload) -> StepWork:
         """The FLOPs of one step, all accumulated micro-batches together, with what makes them less sure."""
         return StepWork(
-            model_flops=dict(self.model_flops),
-            hardware_flops=dict(self.hardware_flops),
+            model_flops=_as_run(self.model_flops, workload),
+            hardware_flops=_as_run(self.hardware_flops, workload),
             predicted_parts=self.predicted_parts,
             unit=self.unit,
             details={
@@ -83,6 +83,11 @@ class OwnWork(msgspec.Struct, frozen=True, kw_only=True):
                 "backward starts from the sum of the output: for your own loss give the model's output a `.loss`"
             )
         return doubts
+
+
+def _as_run(flops: Mapping[str, int], workload: Workload) -> dict[str, int]:
+    """FLOPs by the dtype that the matmuls run in: a trace sees fp32 tensors, whichever mode multiplies them."""
+    return {"tf32" if workload.dtype == "tf32" and dtype == "fp32" else dtype: n for dtype, n in flops.items()}
 
 
 class OwnOperators(msgspec.Struct, frozen=True, kw_only=True):

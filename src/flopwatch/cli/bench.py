@@ -12,7 +12,7 @@ from flopwatch.cli.run_models import models_of, settled, step_of
 from flopwatch.cli.session import check_store, session
 from flopwatch.cost.convention import DEFAULT, find_convention
 from flopwatch.device.detect import environment
-from flopwatch.measure.dtype import default_dtype
+from flopwatch.measure.dtype import check_dtype, default_dtype
 from flopwatch.measure.series import ProbeSeries
 from flopwatch.record import make_record
 
@@ -52,6 +52,7 @@ def bench(
     check_store(run)
     machine = ProbeSeries().machine(step.device)
     dtype = default_dtype(machine)
+    check_dtype(step.dtype or dtype, machine)
     for spec in specs:
         what.check_work(spec, step_of(spec, step, dtype=dtype), kind=machine.kind)
     asked = request(
@@ -76,7 +77,10 @@ def bench(
             store=made.store,
         )
         works = settled(specs, step, made.series, output, dtype=dtype, timeout_s=run.timeout)
-        results = [what.measure(spec, work, benches, made.store) for spec, work in zip(specs, works, strict=True)]
+        results = [
+            what.measure(spec, work, benches, made.store, timeout_s=run.timeout)
+            for spec, work in zip(specs, works, strict=True)
+        ]
         notes = [note for result in results for note in result.details["notes"]]
         record = made.finish(make_record("bench", environment=where, request=asked, results=results, warnings=notes))
     emit(record, output)

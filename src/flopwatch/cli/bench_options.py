@@ -68,14 +68,19 @@ class BenchOptions:
             return
         check_why(spec, work, kind=kind)
 
-    def measure(self, spec: Model, work: Workload, benches: BenchSeries, store: Store) -> BenchResult:
-        """The benchmark that was asked for; raises DoesNotFitError when not even batch 1 fits."""
-        result = self._timed(spec, work, benches)
+    def measure(
+        self, spec: Model, work: Workload, benches: BenchSeries, store: Store, *, timeout_s: float | None = None
+    ) -> BenchResult:
+        """The benchmark that was asked for; raises DoesNotFitError when not even batch 1 fits.
+
+        `timeout_s` is for each try of --batch max; timings have that of `benches`.
+        """
+        result = self._timed(spec, work, benches, timeout_s=timeout_s)
         if not self.why:
             return result
         return explain(spec, msgspec.structs.replace(work, batch=result.batch), result, benches, store=store)
 
-    def _timed(self, spec: Model, work: Workload, benches: BenchSeries) -> BenchResult:
+    def _timed(self, spec: Model, work: Workload, benches: BenchSeries, *, timeout_s: float | None) -> BenchResult:
         search = None
         if self.batch == "best":
             found = best_batch(spec, work, benches, compiled=self.compile, global_batch=self.global_batch)
@@ -83,7 +88,7 @@ class BenchOptions:
                 return found
             batch, search = found.batch, found.batch_search
         elif self.batch == "max":
-            batch = self._largest(spec, work, benches)
+            batch = self._largest(spec, work, benches, timeout_s=timeout_s)
         elif self.batch == "1":
             batch = work.batch  # inputs that the user's code brings may be a batch of another size
         else:
@@ -94,8 +99,15 @@ class BenchOptions:
         result = explore_choices(spec, work, benches, compiled=self.compile)
         return msgspec.structs.replace(result, batch_search=search)
 
-    def _largest(self, spec: Model, work: Workload, benches: BenchSeries) -> int:
-        found = fit(spec, work, limit_bytes=self.limit, series=benches.series, machine=benches.machine)
+    def _largest(self, spec: Model, work: Workload, benches: BenchSeries, *, timeout_s: float | None) -> int:
+        found = fit(
+            spec,
+            work,
+            limit_bytes=self.limit,
+            series=benches.series,
+            machine=benches.machine,
+            timeout_s=timeout_s,
+        )
         if found.batch is None:
             raise does_not_fit(found)
         return found.batch

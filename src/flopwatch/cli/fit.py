@@ -77,7 +77,7 @@ def fit(
         given_limit(limit, kept)
     specs = models_of((model, *models), model_options, step)
     if global_batch is not None:
-        check_global_batch(global_batch, step_of(specs[0], step, dtype="fp32"))
+        check_global_batch(global_batch, step_of(specs[0], step, dtype="bf16"))
     if predict_only:
         wanted = _Wanted(limit_bytes=limit, headroom=kept, global_batch=global_batch, grid=grid)
         _predict(specs, step, wanted, run, output)

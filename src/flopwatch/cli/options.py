@@ -134,10 +134,13 @@ class StepOptions:
 
     def workload(self, *, seq_len: int, dtype: workload.DType) -> workload.Workload:
         """The workload with what was left out filled in; its batch is 1."""
+        dtype = self.dtype or dtype
+        if self.precision == "autocast" and dtype not in workload.AUTOCAST_DTYPES:
+            raise InputError(f"--precision autocast does not cast to {dtype}", hint="use --dtype bf16 or fp16")
         return workload.Workload(
             seq_len=self.seq if self.seq is not None else seq_len,
             phase=self.phase,
-            dtype=self.dtype or dtype,
+            dtype=dtype,
             precision=self.precision,
             optimizer=self.optimizer or "adamw",
             adamw=self.adamw or "auto",

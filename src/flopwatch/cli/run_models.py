@@ -19,7 +19,7 @@ def models_of(names: Sequence[str], options: ModelOptions | None, step: StepOpti
     changes = (options or ModelOptions()).changes()
     models = [resolve_model(name, changes) for name in names]
     for model in models:
-        work = step_of(model, step, dtype="fp32")
+        work = step_of(model, step, dtype="bf16")
         model.check_seq_len(work.seq_len)
         if isinstance(model, OwnModel):
             check_own(work)

@@ -118,6 +118,8 @@ def build(arguments: dict[str, Any]) -> tuple[Step, Callable[[], None]]:
     workload = msgspec.convert(arguments["workload"], Workload)
     device = arguments["device"]
     compiled = arguments.get("compiled", False)
+    if workload.dtype == "tf32":
+        torch.set_float32_matmul_precision("high")  # else fp32 matmuls stay fp32
     if "own" in arguments:
         own = msgspec.convert(arguments["own"], OwnModel)
         return build_own_step(own, workload, device=device, compiled=compiled), settle_of(device)

@@ -1,0 +1,89 @@
+"""What bench is asked is what runs: dtypes torch would quietly replace are refused, a timeout holds for each try."""
+
+import pytest
+import torch
+
+from bench_ground import CPU, SPEC, benches_on
+from flopwatch.api.own import OwnWork
+from flopwatch.cli.bench_options import BenchOptions
+from flopwatch.device.machine import Accelerator, Machine
+from flopwatch.errors import InputError, SpecError
+from flopwatch.measure.dtype import check_dtype
+from flopwatch.probe.jobs_step import build
+from flopwatch.reference.step import build_step
+from flopwatch.store import Store
+from flopwatch.workload import Workload
+
+
+def test_autocast_to_what_torch_does_not_cast_to_does_not_run():
+    """torch would warn and go on in fp32; the figures would be called fp64."""
+    with pytest.raises(SpecError, match=r"precision=autocast does not cast to dtype=fp64; use bf16 or fp16"):
+        build_step(SPEC, Workload(batch=2, seq_len=5, dtype="fp64", precision="autocast"))()
+
+
+@pytest.fixture
+def precision_kept():
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.usefixtures("precision_kept")
+def test_a_step_in_tf32_tells_torch_so():
+    """The weights are fp32 in either mode, and torch multiplies them in fp32 unless it is told."""
+    arguments = {"spec": SPEC.to_dict(), "device": "cpu"}
+    build(arguments | {"workload": Workload(seq_len=5, dtype="fp32").to_dict()})
+    assert torch.get_float32_matmul_precision() == "highest"
+    build(arguments | {"workload": Workload(seq_len=5, dtype="tf32").to_dict()})
+    assert torch.get_float32_matmul_precision() == "high"
+
+
+def machine_of(kind, capability):
+    card = Accelerator(kind=kind, index=0, name=f"some {kind}", capability=capability)
+    return Machine(kind=kind, name=card.name, cpu=CPU, accelerator=card)
+
+
+@pytest.mark.parametrize(
+    ("kind", "capability", "has"),
+    [("cuda", "8.0", True), ("cuda", "7.5", False), ("rocm", "9.0", True), ("xpu", None, False)],
+)
+def test_tf32_is_refused_where_it_would_run_as_fp32(kind, capability, has):
+    """NVIDIA has it since Ampere, 8.0; T4 is 7.5."""
+    here = machine_of(kind, capability)
+    check_dtype("fp32", here)
+    if has:
+        check_dtype("tf32", here)
+        return
+    with pytest.raises(InputError, match=f"some {kind} has no tf32; it would run in fp32"):
+        check_dtype("tf32", here)
+
+
+def test_fp32_work_of_own_code_is_of_the_tf32_peak_where_it_runs_in_it():
+    """A trace sees fp32 tensors in both modes."""
+    sizes = {"takes_batch": True, "takes_seq_len": True, "batch": 1, "seq_len": 1, "unit": "tokens", "n_params": 1}
+    seen = OwnWork(**sizes, dtype="tf32", model_flops={"fp32": 7, "bf16": 5}, hardware_flops={"fp32": 9})
+    work = seen.step_work(Workload(dtype="tf32"))
+    assert (work.model_flops, work.hardware_flops) == ({"tf32": 7, "bf16": 5}, {"tf32": 9})
+    assert seen.step_work(Workload(dtype="fp32")).model_flops == {"fp32": 7, "bf16": 5}
+
+
+class Asked:
+    """Remembers the patience of the first try of a fit, and goes no further."""
+
+    timeout_s: float | None = None
+
+    def __call__(self, request, *, on_progress=None):
+        assert request.job == "fit_step"
+        self.timeout_s = request.timeout_s
+        raise KeyboardInterrupt
+
+
+def test_the_tries_of_the_largest_batch_have_the_timeout_that_was_asked(tmp_path):
+    """600 s when nothing was said."""
+    for asked_s, expected_s in ((7.0, 7.0), (None, 600.0)):
+        tries = Asked()
+        what = BenchOptions(batch="max", limit=1 << 26)
+        with pytest.raises(KeyboardInterrupt), Store(tmp_path / "runs.sqlite") as store:
+            what.measure(SPEC, Workload(phase="train", seq_len=61), benches_on(tries), store, timeout_s=asked_s)
+        assert tries.timeout_s == expected_s
