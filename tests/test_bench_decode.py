@@ -5,11 +5,14 @@ import subprocess
 import sys
 
 import jsonschema
+import msgspec
 import pytest
 
-from flopwatch.compare.decode import BandwidthCeiling, decode_bytes, decode_figures, decode_warnings
+from flopwatch.compare.bench import work_of
+from flopwatch.compare.decode import BandwidthCeiling, decode_bytes, decode_figures, decode_warnings, experts_note
+from flopwatch.cost.convention import find_convention
 from flopwatch.model.load import load_spec
-from flopwatch.model.spec import ModelSpec
+from flopwatch.model.spec import ModelSpec, MoESpec
 from flopwatch.record import json_schema
 from flopwatch.workload import Workload
 
@@ -57,6 +60,28 @@ def test_a_share_above_all_and_bytes_that_a_cache_holds_are_warned_about():
     assert "above 100 %" in decode_warnings(figures(bandwidth=1e5), cache_bytes=0)[0]
     assert "can hold" in decode_warnings(figures(), cache_bytes=1 << 20)[0]
     assert decode_warnings(figures(bandwidth=1e7), cache_bytes=1000) == []
+
+
+@pytest.mark.parametrize(("batch", "said"), [(1, None), (3, "6 of 8"), (5, "8 of 8")])
+def test_experts_that_tokens_may_share_make_the_bytes_a_guess_which_is_said(batch, said):
+    """Two of 8 for each token: one token reads 2, three tokens 2 to 6, five 2 to 8."""
+    spec = msgspec.structs.replace(SPEC, moe=MoESpec(n_experts=8, experts_per_token=2, d_ff_expert=20))
+    notes = experts_note(spec, Workload(phase="decode", batch=batch, seq_len=61))
+    assert len(notes) == (0 if said is None else 1)
+    assert all(f"{said} in each layer" in note and "2 is the least" in note for note in notes)
+    assert experts_note(SPEC, Workload(phase="decode", batch=batch, seq_len=61)) == []
+
+
+@pytest.mark.parametrize(("convention", "is_said"), [("matmul", True), ("palm", True), ("matmul-window-exact", False)])
+def test_keys_outside_of_a_window_that_are_counted_are_a_note(convention, is_said):
+    """Of 61 keys a window of 16 leaves 16; a window that nothing reaches is no note."""
+    windowed = msgspec.structs.replace(SPEC, window=16, window_pattern="L")
+    rule = find_convention(convention)
+    notes = work_of(windowed, Workload(phase="decode", seq_len=61), rule).notes
+    assert [note.startswith(f"{convention} counts all 61 keys in the 2 layers that see only 16") for note in notes] == (
+        [True] if is_said else []
+    )
+    assert work_of(windowed, Workload(phase="decode", seq_len=16), rule).notes == []
 
 
 def test_bytes_that_are_not_known_have_a_reason():

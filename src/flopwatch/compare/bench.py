@@ -7,8 +7,15 @@ from typing import Any, Literal
 
 import msgspec
 
-from flopwatch.compare.decode import BandwidthCeiling, decode_figures, decode_warnings
-from flopwatch.compare.utilization import Ceiling, rows_of_dtypes, run_dtypes, utilization_warnings, work_by_dtype
+from flopwatch.compare.decode import BandwidthCeiling, decode_figures, decode_warnings, experts_note
+from flopwatch.compare.utilization import (
+    Ceiling,
+    rows_of_dtypes,
+    run_dtypes,
+    utilization_warnings,
+    window_notes,
+    work_by_dtype,
+)
 from flopwatch.cost.convention import Convention, count_flops
 from flopwatch.measure.bench import BenchRequest, StepMeasurement
 from flopwatch.measure.predicted import predicted_parts
@@ -36,7 +43,8 @@ def work_of(spec: ModelSpec, workload: Workload, convention: Convention, *, devi
     step = count_flops(spec, workload, convention)
     model, hardware = work_by_dtype(step, run_dtypes(workload.dtype, convention))
     parts = predicted_parts(spec, workload, device=device)
-    return StepWork(model_flops=model, hardware_flops=hardware, predicted_parts=parts)
+    notes = window_notes(spec, workload.seq_len, convention)
+    return StepWork(model_flops=model, hardware_flops=hardware, predicted_parts=parts, notes=notes)
 
 
 def bench_result(
@@ -61,10 +69,10 @@ def bench_result(
         work.model_flops, work.hardware_flops, step_s=median_s, convention=convention.name, ceilings=ceilings
     )
     parts = work.predicted_parts
-    decode = None
+    decode, doubts = None, []
     if workload.phase == "decode" and isinstance(spec, ModelSpec):
         decode = decode_figures(spec, workload, step_s=median_s, ceilings=bandwidths)
-    doubts = [] if decode is None else decode_warnings(decode, cache_bytes=cache_bytes)
+        doubts = [*experts_note(spec, workload), *decode_warnings(decode, cache_bytes=cache_bytes)]
     details: dict[str, Any] = {
         "median_interval_s": [measured.timing.median_low_s, measured.timing.median_high_s],
         "n_outliers": measured.timing.n_outliers,

@@ -71,6 +71,20 @@ def decode_figures(
     )
 
 
+def experts_note(spec: ModelSpec, workload: Workload) -> list[str]:
+    """That the bytes of a step hang on which experts its tokens choose, where they can choose the same ones."""
+    moe = spec.moe
+    if moe is None:
+        return []
+    n_read = min(moe.n_experts, workload.n_tokens * moe.experts_per_token)
+    if n_read == moe.experts_per_token:
+        return []
+    return [
+        f"which experts {workload.n_tokens} tokens choose is not known: {n_read} of {moe.n_experts} in each layer are"
+        f" taken to be read, {moe.experts_per_token} is the least: bytes and MBU may be lower"
+    ]
+
+
 def decode_warnings(figures: DecodeFigures, *, cache_bytes: int) -> list[str]:
     """What makes MBU no measure of memory: a share above 100 %, or bytes that a cache can hold."""
     read = (figures.weights_bytes or 0) + (figures.kv_bytes or 0)

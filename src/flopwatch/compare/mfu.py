@@ -9,7 +9,7 @@ from typing import Final, Literal, get_args
 import msgspec
 
 from flopwatch.compare.throughput import Throughput
-from flopwatch.compare.utilization import Ceiling, run_dtypes, utilization_rows
+from flopwatch.compare.utilization import Ceiling, reaches_window, run_dtypes, utilization_rows, window_notes
 from flopwatch.cost.convention import DEFAULT, Convention, count_flops, find_convention
 from flopwatch.cost.flops import StepFlops
 from flopwatch.device.catalog import load_device, notebook_peak
@@ -244,22 +244,14 @@ def beside_by_default(run: Run, convention: Convention) -> list[str]:
     """The conventions whose figure stands beside the default one: causal, and the windows where there are any."""
     if convention.name != DEFAULT:
         return []
-    return ["matmul-causal", "matmul-window-exact"] if _reaches_window(run) else ["matmul-causal"]
-
-
-def _reaches_window(run: Run) -> bool:
-    spec = run.spec
-    return spec.window is not None and spec.n_windowed_layers > 0 and run.seq_len > spec.window
+    is_reached = reaches_window(run.spec, run.seq_len)
+    return ["matmul-causal", "matmul-window-exact"] if is_reached else ["matmul-causal"]
 
 
 def _notes(run: Run, rule: Convention, recompute: str) -> list[str]:
     """What a reader of the figure may not expect of this convention, for this run."""
-    spec, notes = run.spec, []
-    if _reaches_window(run) and rule.attention in {"full", "causal", "causal-exact"}:
-        notes.append(
-            f"{rule.name} counts all {run.seq_len:,} keys in the {spec.n_windowed_layers} layers that see only"
-            f" {spec.window:,}: matmul-window-exact counts what the window leaves"
-        )
+    spec = run.spec
+    notes = window_notes(spec, run.seq_len, rule)
     if spec.tied_head and rule.weights == "no-input-embedding":
         notes.append(f"{rule.name} takes the table of a tied head away, and leaves out the head's work with it")
     if spec.moe is not None and rule.counts_parameters:

@@ -9,6 +9,7 @@ import msgspec
 
 from flopwatch.cost.convention import Convention, group_of
 from flopwatch.cost.flops import StepFlops
+from flopwatch.model.spec import ModelSpec
 from flopwatch.record import UtilizationRow
 from flopwatch.tally import Tally
 from flopwatch.units import format_percent, format_rate
@@ -95,6 +96,23 @@ def work_by_dtype(step: StepFlops, dtypes: RunDTypes) -> tuple[dict[str, int], d
     model = _by_dtype(step.forward + step.backward, dtypes)
     hardware = _by_dtype(step.forward + step.backward + step.recompute + step.in_kernel, dtypes)
     return model, hardware
+
+
+def reaches_window(spec: ModelSpec, seq_len: int) -> bool:
+    """Whether a sequence is long enough for a window of the network to leave keys out."""
+    return spec.window is not None and spec.n_windowed_layers > 0 and seq_len > spec.window
+
+
+def window_notes(spec: ModelSpec, seq_len: int, convention: Convention) -> list[str]:
+    """That the convention counts keys which a window leaves out, where it does."""
+    if spec.window is None or not reaches_window(spec, seq_len):
+        return []
+    if convention.attention not in {"full", "causal", "causal-exact"}:
+        return []
+    return [
+        f"{convention.name} counts all {seq_len:,} keys in the {spec.n_windowed_layers} layers that see only"
+        f" {spec.window:,}: matmul-window-exact counts what the window leaves"
+    ]
 
 
 def rows_of_dtypes(

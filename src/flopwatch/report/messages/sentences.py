@@ -281,6 +281,12 @@ _MEASURED: Final[tuple[tuple[str, str], ...]] = (
     ("{dtype}: n/a, {reason}", "{dtype}：未知，{reason}"),
     # decoding
     (
+        "which experts {n_tokens} tokens choose is not known: {n_read} of {n_experts} in each layer are taken to be"
+        " read, {n_least} is the least: bytes and MBU may be lower",
+        "{n_tokens} 个词元选中哪些专家并不知道：这里按每层 {n_experts} 个中读取 {n_read} 个计算，最少为 {n_least} 个："
+        "字节数与 MBU 可能更低",
+    ),
+    (
         "a decoding step reads {size}, which the caches ({cache}) can hold: MBU then says nothing about memory",
         "一步解码读取 {size}，缓存（{cache}）就装得下：此时 MBU 不能说明内存",
     ),
