@@ -4,12 +4,15 @@ import pytest
 import torch
 
 from bench_ground import CPU, SPEC, benches_on
+from flopwatch.api import bench_series
 from flopwatch.api.own import OwnWork
 from flopwatch.cli.bench_options import BenchOptions
+from flopwatch.compare.utilization import Ceiling
 from flopwatch.device.machine import Accelerator, Machine
 from flopwatch.errors import InputError, SpecError
 from flopwatch.measure.dtype import check_dtype
 from flopwatch.probe.jobs_step import build
+from flopwatch.probe.protocol import ProbeOutcome
 from flopwatch.reference.step import build_step
 from flopwatch.store import Store
 from flopwatch.workload import Workload
@@ -87,3 +90,20 @@ def test_the_tries_of_the_largest_batch_have_the_timeout_that_was_asked(tmp_path
         with pytest.raises(KeyboardInterrupt), Store(tmp_path / "runs.sqlite") as store:
             what.measure(SPEC, Workload(phase="train", seq_len=61), benches_on(tries), store, timeout_s=asked_s)
         assert tries.timeout_s == expected_s
+
+
+def a_millisecond(_request, *, on_progress=None):
+    summary = {"samples_s": [0.001] * 5, "n_steps": 1, "n_warmup": 3, "is_steady": True}
+    summary |= {"tensor_peak_bytes": 9, "others_cores": None}
+    return ProbeOutcome(outcome="ok", result=summary, wall_s=1.0)
+
+
+def test_a_prediction_beside_a_compiled_step_says_that_it_is_not_of_that_step(monkeypatch):
+    """A compiled convolution took 306 KiB here where 418 KiB are predicted, and are taken, without."""
+    peak = Ceiling(kind="measured", reason="pretended")
+    monkeypatch.setattr(bench_series, "measured_ceiling", lambda *_args, **_options: peak)
+    work, said = Workload(seq_len=61), "the predicted memory is that of the step without torch.compile"
+    for compiled in (True, False):
+        found = benches_on(a_millisecond).measure(SPEC, work, compiled=compiled)[1]
+        assert found.predicted_peak_bytes is not None
+        assert (said in found.details["notes"]) is compiled

@@ -84,7 +84,7 @@ def bench_result(
         "unit": work.unit,
         **({"optimizer": workload.optimizer_name} if workload.is_train else {}),
         **work.details,
-        "notes": [*measured.notes, *work.notes, *utilization_warnings(rows), *doubts],
+        "notes": [*measured.notes, *work.notes, *utilization_warnings(rows), *doubts, *_compiled_notes(request, work)],
     }
     return BenchResult(
         model=spec.name,
@@ -105,3 +105,9 @@ def bench_result(
         predicted_peak_bytes=None if parts is None else sum(parts.values()),
         predicted_parts=parts,
     )
+
+
+def _compiled_notes(request: BenchRequest, work: StepWork) -> list[str]:
+    if not request.compiled or work.predicted_parts is None:
+        return []
+    return ["the predicted memory is that of the step without torch.compile"]
