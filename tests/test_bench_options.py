@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from bench_ground import CPU, SPEC, benches_on
+from bench_ground import CPU, MACHINE, SPEC, benches_on
 from flopwatch.api import bench_series
 from flopwatch.api.own import OwnWork
 from flopwatch.cli.bench_options import BenchOptions
+from flopwatch.cli.report_options import ReportOptions
 from flopwatch.compare.utilization import Ceiling
 from flopwatch.device.machine import Accelerator, Machine
 from flopwatch.errors import InputError, SpecError
@@ -107,3 +108,12 @@ def test_a_prediction_beside_a_compiled_step_says_that_it_is_not_of_that_step(mo
         found = benches_on(a_millisecond).measure(SPEC, work, compiled=compiled)[1]
         assert found.predicted_peak_bytes is not None
         assert (said in found.details["notes"]) is compiled
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"), [({"precision": "autocast"}, "cast to fp32"), ({"dtype": "tf32"}, "no tf32")]
+)
+def test_a_report_refuses_such_a_step_before_it_measures(asked, said):
+    """The pretended CPU has no bf16 instructions: its default is fp32."""
+    with pytest.raises(InputError, match=said):
+        ReportOptions(**asked).workload([SPEC], MACHINE)

@@ -89,6 +89,12 @@ def refuse_outside_training(phase: workload.Phase, given: Mapping[str, object]) 
             raise InputError(f"{name} {value} has no meaning in phase {phase}", hint="use --phase train")
 
 
+def refuse_autocast(precision: workload.Precision, dtype: workload.DType) -> None:
+    """Raise InputError for autocast to a dtype that torch does not cast to: the step would go on in fp32."""
+    if precision == "autocast" and dtype not in workload.AUTOCAST_DTYPES:
+        raise InputError(f"--precision autocast does not cast to {dtype}", hint="use --dtype bf16 or fp16")
+
+
 @Parameter(name="*")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StepOptions:
@@ -135,8 +141,7 @@ class StepOptions:
     def workload(self, *, seq_len: int, dtype: workload.DType) -> workload.Workload:
         """The workload with what was left out filled in; its batch is 1."""
         dtype = self.dtype or dtype
-        if self.precision == "autocast" and dtype not in workload.AUTOCAST_DTYPES:
-            raise InputError(f"--precision autocast does not cast to {dtype}", hint="use --dtype bf16 or fp16")
+        refuse_autocast(self.precision, dtype)
         return workload.Workload(
             seq_len=self.seq if self.seq is not None else seq_len,
             phase=self.phase,

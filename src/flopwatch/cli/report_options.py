@@ -10,12 +10,12 @@ from cyclopts import Parameter
 
 from flopwatch import workload
 from flopwatch.api.report import ReportRequest
-from flopwatch.cli.options import Bytes, Count, DTypeOption, Seconds, SeqLen
+from flopwatch.cli.options import Bytes, Count, DTypeOption, Seconds, SeqLen, refuse_autocast
 from flopwatch.cost.convention import DEFAULT, find_convention
 from flopwatch.device.machine import Machine
 from flopwatch.errors import InputError
 from flopwatch.measure.batch_search import MOST
-from flopwatch.measure.dtype import default_dtype
+from flopwatch.measure.dtype import check_dtype, default_dtype
 from flopwatch.measure.limit import free_limit, given_limit
 from flopwatch.measure.series import ProbeSeries
 from flopwatch.model.spec import ModelSpec
@@ -77,13 +77,16 @@ class ReportOptions:
             spec.check_seq_len(self.seq or 1)
 
     def workload(self, specs: Sequence[ModelSpec], machine: Machine) -> Workload:
-        """The step that all models are measured with."""
+        """The step that all models are measured with; raises InputError for a dtype that would run as another."""
         usual = _CPU_SEQ_LEN if machine.kind == "cpu" else _SEQ_LEN
+        dtype = self.dtype or default_dtype(machine)
+        check_dtype(dtype, machine)
+        refuse_autocast(self.precision, dtype)
         seq_len = self.seq if self.seq is not None else min(usual, *(spec.max_seq_len for spec in specs))
         return Workload(
             seq_len=seq_len,
             phase="train",
-            dtype=self.dtype or default_dtype(machine),
+            dtype=dtype,
             precision=self.precision,
             optimizer=self.optimizer,
             recompute=self.recompute,
