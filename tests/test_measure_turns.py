@@ -83,16 +83,22 @@ def test_rounds_end_when_the_ratio_is_known_or_the_time_is_up():
     assert len(Machine(lambda _now_s: 1.0).rounds(100.0, 100.0)) == 5
 
 
+@pytest.fixture(scope="module")
+def runner():
+    """One that starts with the first test which needs it."""
+    with ProbeRunner() as running:
+        yield running
+
+
 def requests(*batches, model=SMALL, limit_bytes=1 << 30, **work):
     works = [Workload(phase="train", seq_len=32, batch=batch, **work) for batch in batches]
     return [BenchRequest(spec=model, workload=one, limit=given_limit(limit_bytes)) for one in works]
 
 
 @pytest.mark.slow
-def test_real_steps_in_turn_compare_as_their_work_does():
+def test_real_steps_in_turn_compare_as_their_work_does(runner):
     """500 times the sequences take more than twice the time; each has a timing with a sample a round."""
-    with ProbeRunner() as runner:
-        found = time_in_turn(requests(2, 1000), ProbeSeries(run=runner.run), plan=QUICK)
+    found = time_in_turn(requests(2, 1000), ProbeSeries(run=runner.run), plan=QUICK)
     assert len(found.timings[0].samples_s) == len(found.timings[1].samples_s) == found.n_rounds >= 5
     assert found.timings[1].median_s > 2 * found.timings[0].median_s
     middle, low, high = found.speeds[1]
@@ -104,27 +110,26 @@ def test_real_steps_in_turn_compare_as_their_work_does():
 
 
 @pytest.mark.slow
-def test_code_of_the_users_is_timed_in_turn_whatever_it_prints(tmp_path, monkeypatch):
+def test_code_of_the_users_is_timed_in_turn_whatever_it_prints(runner, tmp_path, monkeypatch):
     """Its module is found where it lies, and what it prints is no answer."""
     (tmp_path / "chatty.py").write_text(CHATTY)
     monkeypatch.chdir(tmp_path)
     model = own_model("chatty:build")
-    with ProbeRunner() as runner:
-        found = time_in_turn(requests(4, 4, model=model), ProbeSeries(run=runner.run), plan=QUICK)
+    found = time_in_turn(requests(4, 4, model=model), ProbeSeries(run=runner.run), plan=QUICK)
     assert 0 < found.timings[0].median_s < 0.5
     assert 0.2 < found.speeds[1][0] < 5
 
 
 @pytest.mark.slow
-def test_a_step_that_fails_beside_the_others_is_an_error_with_its_words():
+def test_a_step_that_fails_beside_the_others_is_an_error_with_its_words(runner):
     """More sequences than memory holds; the process of the other is gone too."""
-    with ProbeRunner() as runner, pytest.raises(ProbeError, match="oom"):
+    with pytest.raises(ProbeError, match="oom"):
         time_in_turn(requests(4, 1 << 16, limit_bytes=100 << 20), ProbeSeries(run=runner.run), plan=QUICK)
     assert not left_behind()
 
 
 @pytest.mark.slow
-def test_a_process_that_is_killed_is_an_error_and_no_other_stays():
+def test_a_process_that_is_killed_is_an_error_and_no_other_stays(runner):
     """The first of two dies in the middle of its turns."""
     killed = []
 
@@ -134,16 +139,15 @@ def test_a_process_that_is_killed_is_an_error_and_no_other_stays():
             killed.append(members[0])
             os.kill(members[0], signal.SIGKILL)
 
-    with ProbeRunner() as runner:
-        probe = ProbeRequest(
-            job="time_in_turn",
-            arguments={
-                "steps": [request.probe().arguments for request in requests(4, 5)],
-                "turn_plan": {"turn_s": 0.3, "target_s": 60.0, "most_s": 60.0},
-            },
-            timeout_s=100.0,
-        )
-        outcome = runner.run(probe, on_progress=kill_one)
+    probe = ProbeRequest(
+        job="time_in_turn",
+        arguments={
+            "steps": [request.probe().arguments for request in requests(4, 5)],
+            "turn_plan": {"turn_s": 0.3, "target_s": 60.0, "most_s": 60.0},
+        },
+        timeout_s=100.0,
+    )
+    outcome = runner.run(probe, on_progress=kill_one)
     assert isinstance(outcome, ProbeOutcome)
     assert killed
     assert outcome.outcome == "crashed"

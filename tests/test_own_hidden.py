@@ -177,4 +177,5 @@ def test_what_was_measured_is_an_assumption_of_the_answer():
     """A reader sees what the figure rests on."""
     found = types.SimpleNamespace(**own_memory(arguments_of("cnn", phase="forward")))
     assert any("run once, alone" in text for text in found.assumptions)
-    assert found.details["at"]["op"] == "aten.convolution"
+    # Where the peak is hangs on what the CPU's convolution kernels take inside: less with AVX2 than with AVX-512.
+    assert found.details["at"]["op"] in {"aten.convolution", "aten.native_batch_norm"}

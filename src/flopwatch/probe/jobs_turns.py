@@ -27,10 +27,11 @@ def time_in_turn(arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """
     plan = plan_of(arguments)
     with contextlib.ExitStack() as running:
-        members, ready, rounds = [], [], []
-        for step in arguments["steps"]:  # one after the other: each warms up alone
-            members.append(running.enter_context(_Member(step, arguments, turn_s=plan.turn_s)))
-            ready.append(members[-1].ask(None))
+        members = [running.enter_context(_Member(step, arguments, turn_s=plan.turn_s)) for step in arguments["steps"]]
+        for member in members:
+            member.read()  # all have started
+        ready = [member.ask(member.arguments) for member in members]  # one after the other: each warms up alone
+        rounds = []
         others, began_s = OthersCpu(), sum(member.cpu_s for member in members)
         for row in take_turns([member.turn for member in members], plan, clock=time.perf_counter):
             rounds.append(row)
@@ -51,7 +52,7 @@ class _Member:
     """CPU time that it had used when it answered last."""
 
     def __init__(self, step: dict[str, Any], arguments: dict[str, Any], *, turn_s: float) -> None:
-        self._first = {
+        self.arguments = {
             "step": step,
             "import_from": arguments.get("import_from", []),
             "imports": arguments.get("imports", []),
@@ -78,20 +79,21 @@ class _Member:
 
     def turn(self) -> float:
         """The seconds of a step, in a turn taken now."""
-        step_s: float = self.ask({})["step_s"]
+        step_s: float = self.ask(None)["step_s"]
         return step_s
 
     def ask(self, question: dict[str, Any] | None) -> dict[str, Any]:
-        """What it answers; to None, which stands for the arguments, when its step is warm."""
+        """What it answers: to its arguments when its step is warm, to None when it has taken a turn."""
         assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        line = msgspec.json.encode(self._first) if question is None else b""
-        try:
-            self._process.stdin.write(line + b"\n")
+        with contextlib.suppress(BrokenPipeError):  # reading says that it is gone, and perhaps why
+            self._process.stdin.write((b"" if question is None else msgspec.json.encode(question)) + b"\n")
             self._process.stdin.flush()
-            said = self._process.stdout.readline()
-        except BrokenPipeError:
-            said = b""
+        return self.read()
+
+    def read(self) -> dict[str, Any]:
+        """Its next answer; raises what it says that it failed of, and ProbeError when it is gone."""
+        assert self._process.stdout is not None
+        said = self._process.stdout.readline()
         if not said:
             raise ProbeError(f"a process that was timed in turn ended (exit code {self._process.wait()})")
         answer: dict[str, Any] = msgspec.json.decode(said)

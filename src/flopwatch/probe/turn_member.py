@@ -22,17 +22,20 @@ from flopwatch.errors import ProbeError
 
 
 def live(questions: BinaryIO, answers: BinaryIO) -> None:
-    """Answer a first line of arguments when the step is warm, then each empty line with the seconds of a step."""
+    """Say when torch is there; answer a line of arguments when the step is warm, then empty lines with its time."""
 
     def answer(row: dict[str, Any]) -> None:
-        answers.write(msgspec.json.encode(row) + b"\n")
+        answers.write(msgspec.json.encode({**row, "cpu_s": time.process_time()}) + b"\n")
         answers.flush()
 
     try:
+        import flopwatch.probe.jobs_step  # noqa: F401 - the slow part of a start, which all do at once
+
+        answer({})
         turn, ready = _made(msgspec.json.decode(questions.readline()))
         answer(ready)
         for _ in questions:
-            answer({"step_s": turn(), "cpu_s": time.process_time()})
+            answer({"step_s": turn()})
             gc.collect()
     except BaseException as error:  # noqa: BLE001 - whatever it is, the other side has to know
         traceback.print_exc()
@@ -72,7 +75,7 @@ def _made(arguments: dict[str, Any]) -> tuple[Callable[[], float], dict[str, Any
             raise ProbeError(f"{n_steps} steps took {took_s:g} s", hint="the clock went backwards or stood still")
         return took_s / n_steps
 
-    return turn, {"n_steps": n_steps, "n_warmup": 2 + len(warmup_s), "cpu_s": time.process_time()}
+    return turn, {"n_steps": n_steps, "n_warmup": 2 + len(warmup_s)}
 
 
 def main() -> None:
