@@ -26,7 +26,7 @@ from flopwatch.measure.series import ProbeSeries
 
 N_TURNS = 5
 N_FASTEST = 4
-N_ROUNDS = 60
+N_ROUNDS = 150
 BATCH, SEQ_LEN = 2, 256
 MOST_BATCH = 24
 KEEPS_MEMORY = {

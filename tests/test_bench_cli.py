@@ -116,6 +116,18 @@ def test_five_samples_before_the_time_was_up_are_a_timing_with_a_note():
         measure(ProbeOutcome(outcome="timeout", failure="timeout", error="x", wall_s=9.0, partial=rows(4)))
 
 
+def test_a_timing_that_was_cut_off_says_whether_its_warm_up_was_over():
+    """Samples that go on getting faster after a warm-up that did: two steps before it, one in it."""
+    falling = [{"warmup_s": 3.0, "n_steps": 1}, *({"sample_s": 2.0 * 0.9**n, "n_steps": 1} for n in range(6))]
+    outcome = ProbeOutcome(outcome="timeout", failure="timeout", error="x", wall_s=9.0, partial=falling)
+    found = measure(outcome)
+    assert (found.timing.n_warmup, found.timing.is_steady) == (3, False)
+    assert any("warm-up was cut off" in note for note in found.notes)
+    assert measure(
+        ProbeOutcome(outcome="timeout", failure="x", error="x", wall_s=9.0, partial=rows(6))
+    ).timing.is_steady
+
+
 def test_memory_that_was_not_counted_has_its_reason():
     """On a CPU counting takes a second run, which may not fit where the first did; a figure is never silently n/a."""
     summary = {"samples_s": [1.0] * 5, "n_steps": 1, "n_warmup": 3, "is_steady": True, "others_cores": None}

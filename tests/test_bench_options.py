@@ -110,6 +110,20 @@ def test_a_prediction_beside_a_compiled_step_says_that_it_is_not_of_that_step(mo
         assert (said in found.details["notes"]) is compiled
 
 
+def test_a_largest_batch_that_is_timed_compiled_says_that_it_was_searched_without(tmp_path, monkeypatch):
+    """A compiled step may take another amount of memory."""
+    peak = Ceiling(kind="measured", reason="pretended")
+    monkeypatch.setattr(bench_series, "measured_ceiling", lambda *_args, **_options: peak)
+    monkeypatch.setattr(BenchOptions, "_largest", lambda *_args, **_options: 5)
+    work, said = Workload(phase="train", seq_len=61), "the largest batch was searched without torch.compile"
+    for compiled in (True, False):
+        what = BenchOptions(batch="max", compile=compiled)
+        with Store(tmp_path / "runs.sqlite") as store:
+            found = what.measure(SPEC, work, benches_on(a_millisecond), store)
+        assert found.batch == 5
+        assert (said in found.details["notes"]) is compiled
+
+
 @pytest.mark.parametrize(
     ("asked", "said"), [({"precision": "autocast"}, "cast to fp32"), ({"dtype": "tf32"}, "no tf32")]
 )

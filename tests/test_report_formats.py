@@ -12,6 +12,7 @@ from flopwatch.cli.options import OutputOptions
 from flopwatch.errors import InputError
 from flopwatch.record import RESULT_TYPES, json_schema, load_record
 from flopwatch.report.csv import to_csv
+from flopwatch.report.latex import to_latex
 from flopwatch.report.markdown import to_markdown
 
 RECORDS = sorted((Path(__file__).parent / "data" / "records").glob("*.json"))
@@ -48,6 +49,16 @@ def test_markdown_shows_a_hostile_name_as_text():
     data["results"][0]["model"] = "a|b <img src=x> [x](y) `c` **d**"
     line = to_markdown(load_record(json.dumps(data))).splitlines()[0]
     assert line.startswith(r"### a\|b \<img src=x\> \[x\](y) \`c\` \*\*d\*\*: train")
+
+
+@pytest.mark.parametrize("draw", [to_markdown, to_latex])
+def test_a_note_that_is_a_warning_too_is_said_once(draw):
+    """One document has both; what is only a warning is still said."""
+    data = json.loads((RECORDS[0].parent / "bench.json").read_text(encoding="utf-8"))
+    data["results"][0]["details"]["notes"] = ["alpha differs"]
+    data["warnings"] = ["alpha differs", "beta differs"]
+    text = draw(load_record(json.dumps(data)))
+    assert (text.count("alpha differs"), text.count("beta differs")) == (1, 1)
 
 
 @PATHS

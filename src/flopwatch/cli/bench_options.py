@@ -94,10 +94,15 @@ class BenchOptions:
         else:
             batch = units.parse_count(self.batch)
         work = msgspec.structs.replace(work, batch=batch)
-        if not self.explore:
-            return benches.measure(spec, work, compiled=self.compile)[1]
-        result = explore_choices(spec, work, benches, compiled=self.compile)
-        return msgspec.structs.replace(result, batch_search=search)
+        if self.explore:
+            result = explore_choices(spec, work, benches, compiled=self.compile)
+            result = msgspec.structs.replace(result, batch_search=search)
+        else:
+            result = benches.measure(spec, work, compiled=self.compile)[1]
+        if self.batch == "max" and self.compile:
+            notes = [*result.details["notes"], "the largest batch was searched without torch.compile"]
+            result = msgspec.structs.replace(result, details={**result.details, "notes": notes})
+        return result
 
     def _largest(self, spec: Model, work: Workload, benches: BenchSeries, *, timeout_s: float | None) -> int:
         found = fit(

@@ -14,7 +14,7 @@ from flopwatch.measure.series import ProbeSeries, Progress, answer_of
 from flopwatch.measure.timing import Timing, timing_of
 from flopwatch.model.own import Model, import_from, imports, probe_arguments
 from flopwatch.probe.protocol import ProbeOutcome, ProbeRequest
-from flopwatch.probe.sampling import SamplePlan
+from flopwatch.probe.sampling import N_STEPS_BEFORE, SamplePlan, was_warm
 from flopwatch.units import format_bytes
 from flopwatch.workload import Workload
 
@@ -156,11 +156,13 @@ def _summary(request: BenchRequest, outcome: ProbeOutcome) -> dict[str, Any]:
         )
     rows = [row for row in outcome.partial if "sample_s" in row]
     if outcome.outcome == "timeout" and len(rows) >= _ENOUGH_SAMPLES:
+        samples_s = [row["sample_s"] for row in rows]
+        warmup_s = [row["warmup_s"] for row in outcome.partial if "warmup_s" in row]
         return {
-            "samples_s": [row["sample_s"] for row in rows],
+            "samples_s": samples_s,
             "n_steps": rows[0]["n_steps"],
-            "n_warmup": sum("warmup_s" in row for row in outcome.partial),
-            "is_steady": True,
+            "n_warmup": N_STEPS_BEFORE + len(warmup_s),
+            "is_steady": was_warm(warmup_s, samples_s, request.plan),
             "tensor_peak_bytes": None,
             "others_cores": None,
         }

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
-from statistics import median
+from statistics import correlation, median
 from typing import Final
 
 import msgspec
@@ -14,6 +15,8 @@ from flopwatch.record import StepTime
 
 _N_RESAMPLES: Final = 1000
 _CONFIDENCE: Final = 0.95
+_FEWEST_FOR_BLOCKS: Final = 12
+_SURELY: Final = 2.0  # standard errors of a correlation that is none
 _FAR_OUT: Final = 5.0  # in robust standard deviations
 _NORMAL_MAD: Final = 1.4826  # standard deviation of normal samples over their median absolute deviation
 _DRIFT_FRACTION: Final = 0.10
@@ -23,10 +26,10 @@ _WIDE_FRACTION: Final = 0.25
 class Timing(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds a step: every sample, and what follows from them.
 
-    `median_low_s` to `median_high_s` holds the true median with 95 % confidence (bootstrap), if there are five samples
-    or more (of three it is 75 %) and none is like its neighbours: where they drift together it is too narrow. Outliers
-    are counted, not thrown away: the median does not feel them. `notes` says in plain words what makes the figure less
-    sure.
+    `median_low_s` to `median_high_s` holds the true median with 95 % confidence (bootstrap, in blocks where neighbours
+    are alike), if there are five samples or more (of three it is 75 %); where all of them drift together it is too
+    narrow. Outliers are counted, not thrown away: the median does not feel them. `notes` says in plain words what makes
+    the figure less sure.
     """
 
     samples_s: list[float]
@@ -77,12 +80,45 @@ def quantile(ordered: Sequence[float], fraction: float) -> float:
     return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
 
 
-def interval_of_median(samples_s: Sequence[float]) -> tuple[float, float]:
-    """Where the medians of resamples fall; seeded, so that the same samples always give the same interval."""
-    draw = random.Random(len(samples_s))  # noqa: S311 - statistics, not secrets
-    medians = sorted(median(draw.choices(samples_s, k=len(samples_s))) for _ in range(_N_RESAMPLES))
+def interval_of_median(samples: Sequence[float]) -> tuple[float, float]:
+    """Where the medians of resamples fall; seeded, so that the same samples always give the same interval.
+
+    Samples that are like their neighbours are resampled in blocks (circular block bootstrap): a machine whose speed
+    drifts makes many samples say no more than few.
+    """
+    draw = random.Random(len(samples))  # noqa: S311 - statistics, not secrets
+    size = _n_alike(samples)
+    twice = [*samples, *samples]
+    medians = []
+    for _ in range(_N_RESAMPLES):
+        if size == 1:
+            medians.append(median(draw.choices(samples, k=len(samples))))
+            continue
+        starts = draw.choices(range(len(samples)), k=math.ceil(len(samples) / size))
+        resample = [sample for start in starts for sample in twice[start : start + size]]
+        medians.append(median(resample[: len(samples)]))
+    medians.sort()
     tail = (1 - _CONFIDENCE) / 2
     return quantile(medians, tail), quantile(medians, 1 - tail)
+
+
+def _n_alike(samples: Sequence[float]) -> int:
+    """How many samples in a row are alike: 1 unless neighbours are surely correlated, a quarter of them at most.
+
+    Of samples each of which is `r` times the one before, and something new, (1 + r) / (1 - r) are worth one.
+    """
+    if len(samples) < _FEWEST_FOR_BLOCKS:
+        return 1
+    ordered = sorted(samples)
+    low, high = quantile(ordered, 0.1), quantile(ordered, 0.9)
+    inner = [min(max(sample, low), high) for sample in samples]  # an outlier is no neighbour's doing
+    if min(inner[:-1]) == max(inner[:-1]) or min(inner[1:]) == max(inner[1:]):
+        return 1
+    r = correlation(inner[:-1], inner[1:])
+    if r < _SURELY / math.sqrt(len(samples)):
+        return 1
+    most = len(samples) // 4
+    return most if r >= 1 else min(math.ceil((1 + r) / (1 - r)), most)
 
 
 def _count_outliers(samples_s: Sequence[float]) -> int:

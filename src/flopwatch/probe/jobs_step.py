@@ -16,7 +16,7 @@ from flopwatch.model.spec import ModelSpec
 from flopwatch.probe.contention import OthersCpu
 from flopwatch.probe.failures import classify_error
 from flopwatch.probe.fresh_memory import FreshMemory
-from flopwatch.probe.sampling import SamplePlan, sample_steps
+from flopwatch.probe.sampling import N_STEPS_BEFORE, SamplePlan, sample_steps
 from flopwatch.probe.settle import settle_of
 from flopwatch.probe.tensor_peak import TensorPeak, tensor_peak
 from flopwatch.reference.own import build_own_step
@@ -67,7 +67,9 @@ def bench_step(arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:
     gc.disable()
     others, fresh, n_steps = OthersCpu(), FreshMemory(), 0
     try:
-        for row in sample_steps(step, plan, clock=time.perf_counter, settle=settle, n_done=2, second_clock=time.time):
+        for row in sample_steps(
+            step, plan, clock=time.perf_counter, settle=settle, n_done=N_STEPS_BEFORE, second_clock=time.time
+        ):
             if "samples_s" in row:
                 row |= {"tensor_peak_bytes": counted.peak_bytes, "others_cores": others.n_cores()}
                 row["fresh"] = fresh.row(n_steps)
@@ -105,10 +107,10 @@ def _peak_of_two_steps(arguments: dict[str, Any]) -> int | None:
 
 
 def started(arguments: dict[str, Any]) -> tuple[Step, Callable[[], None]]:
-    """What `build` gives, after its first two steps."""
+    """What `build` gives, after its first steps."""
     step, settle = build(arguments)
-    step()
-    step()
+    for _ in range(N_STEPS_BEFORE):
+        step()
     settle()
     return step, settle
 

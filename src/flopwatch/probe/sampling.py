@@ -10,6 +10,8 @@ from typing import Any, Final
 
 from flopwatch.errors import ProbeError
 
+N_STEPS_BEFORE: Final = 2
+"""Steps that are run before warm-up is looked at: an optimizer makes its state in the first."""
 _CLOCK_TICKS: Final = 200  # a sample this many ticks long is read to half a percent
 _MOST_STEPS_A_SAMPLE: Final = 1 << 20
 _MIDDLE_HALF: Final = 1.349  # range of the middle half of normal samples, in standard deviations
@@ -74,7 +76,7 @@ def sample_steps(
         "samples_s": samples_s,
         "n_steps": n_steps,
         "n_warmup": n_done + len(warmup_s),
-        "is_steady": _is_steady(warmup_s, plan) or not _got_faster(samples_s, plan),
+        "is_steady": was_warm(warmup_s, samples_s, plan),
         "clock_ratio": None if began is None or second_clock is None else _ratio(began, (clock(), second_clock())),
     }
 
@@ -139,7 +141,12 @@ def _is_warm(warmup_s: list[float], plan: SamplePlan, *, n_done: int) -> bool:
     return _is_steady(warmup_s, plan) or len(warmup_s) >= plan.max_warmup or sum(warmup_s) >= plan.max_warmup_s
 
 
-def _is_steady(warmup_s: list[float], plan: SamplePlan) -> bool:
+def was_warm(warmup_s: Sequence[float], samples_s: Sequence[float], plan: SamplePlan) -> bool:
+    """Whether warm-up had ended when sampling began, as the samples show it where the warm-up steps do not."""
+    return _is_steady(warmup_s, plan) or not _got_faster(samples_s, plan)
+
+
+def _is_steady(warmup_s: Sequence[float], plan: SamplePlan) -> bool:
     """Whether the last warm-up step was no more than a little faster than the one before."""
     return len(warmup_s) >= 2 and warmup_s[-1] >= warmup_s[-2] * (1 - plan.steady_fraction)
 

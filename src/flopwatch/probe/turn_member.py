@@ -48,7 +48,7 @@ def _made(arguments: dict[str, Any]) -> tuple[Callable[[], float], dict[str, Any
     import torch
 
     from flopwatch.probe.jobs_step import started
-    from flopwatch.probe.sampling import SamplePlan, warm_up
+    from flopwatch.probe.sampling import N_STEPS_BEFORE, SamplePlan, warm_up
 
     for name in arguments["imports"]:
         importlib.import_module(name)
@@ -58,7 +58,7 @@ def _made(arguments: dict[str, Any]) -> tuple[Callable[[], float], dict[str, Any
     gc.freeze()
     gc.disable()
     plan = SamplePlan(**arguments["step"].get("plan", {}))
-    warmup_s = list(warm_up(step, plan, clock=time.perf_counter, settle=settle, n_done=2))
+    warmup_s = list(warm_up(step, plan, clock=time.perf_counter, settle=settle, n_done=N_STEPS_BEFORE))
     one_s = min(warmup_s) if warmup_s else 0.0
     n_steps = math.ceil(arguments["turn_s"] / one_s) if one_s > 0 else 1
 
@@ -75,7 +75,7 @@ def _made(arguments: dict[str, Any]) -> tuple[Callable[[], float], dict[str, Any
             raise ProbeError(f"{n_steps} steps took {took_s:g} s", hint="the clock went backwards or stood still")
         return took_s / n_steps
 
-    return turn, {"n_steps": n_steps, "n_warmup": 2 + len(warmup_s)}
+    return turn, {"n_steps": n_steps, "n_warmup": N_STEPS_BEFORE + len(warmup_s)}
 
 
 def main() -> None:

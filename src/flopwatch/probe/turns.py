@@ -22,7 +22,7 @@ class TurnPlan:
     turn_s: float = 0.2
     min_rounds: int = 5
     target_s: float = 4.0
-    most_s: float = 16.0
+    most_s: float = 30.0
     sure_fraction: float = 0.004
 
 

@@ -8,6 +8,7 @@ from typing import Final
 
 from flopwatch.record import Record
 from flopwatch.report.content import blocks_of
+from flopwatch.report.content.figures import warnings_beside
 from flopwatch.report.document import Block, Cell, Column, Fact, Facts, Heading, Note, Table, one_line
 from flopwatch.report.messages import Language, Words
 
@@ -61,10 +62,11 @@ def to_latex(record: Record, *, lang: Language = "en") -> str:
     The first line names the packages that it needs. Every name is text: nothing in it is a command.
     """
     words = Words(lang)
-    parts = [_PREAMBLE[lang], *(_block(block, words) for block in blocks_of(record, words))]
-    if record.warnings:
-        said = (words("warning", text=words.said(warning)) for warning in record.warnings)
-        parts.append(_list([_text(line) for line in said]))
+    blocks = list(blocks_of(record, words))
+    parts = [_PREAMBLE[lang], *(_block(block, words) for block in blocks)]
+    warnings = warnings_beside(blocks, record.warnings, words)
+    if warnings:
+        parts.append(_list([_text(words("warning", text=text)) for text in warnings]))
     return "\n\n".join(parts)
 
 

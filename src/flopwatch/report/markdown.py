@@ -8,6 +8,7 @@ from typing import Final
 
 from flopwatch.record import Record
 from flopwatch.report.content import blocks_of
+from flopwatch.report.content.figures import warnings_beside
 from flopwatch.report.document import Block, Cell, Fact, Facts, Heading, Note, Table, one_line
 from flopwatch.report.messages import Language, Words
 
@@ -18,10 +19,11 @@ _SPECIAL: Final = re.compile(r"([\\`*_\[\]<>|~#!&])")
 def to_markdown(record: Record, *, lang: Language = "en") -> str:
     """The record as GitHub-flavoured Markdown, all columns of every table in it, the warnings at the end."""
     words = Words(lang)
-    parts = [part for block in blocks_of(record, words) for part in _block(block, words)]
-    if record.warnings:
-        said = (words("warning", text=words.said(warning)) for warning in record.warnings)
-        parts.append("\n".join(f"> {_text(line)}" for line in said))
+    blocks = list(blocks_of(record, words))
+    parts = [part for block in blocks for part in _block(block, words)]
+    warnings = warnings_beside(blocks, record.warnings, words)
+    if warnings:
+        parts.append("\n".join(f"> {_text(words('warning', text=text))}" for text in warnings))
     return "\n\n".join(parts)
 
 

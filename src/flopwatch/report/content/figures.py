@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from flopwatch import units
 from flopwatch.record import UtilizationRow
-from flopwatch.report.document import Fact, Note
+from flopwatch.report.document import Block, Fact, Note
 from flopwatch.report.messages import Words
 
 PEAK_KINDS: Final = ("datasheet", "user", "measured", "notebook")
@@ -87,6 +87,13 @@ def notes_of(details: Mapping[str, Any], words: Words) -> list[Note]:
     return [
         Note(text=words("note", note=words.said(note)), style="dim") for note in dict.fromkeys(details.get("notes", ()))
     ]
+
+
+def warnings_beside(blocks: Iterable[Block], warnings: Iterable[str], words: Words) -> list[str]:
+    """The warnings of a record, in the reader's language, that are not already notes among its blocks."""
+    notes = {block.text for block in blocks if isinstance(block, Note)}
+    said = [words.said(warning) for warning in warnings]
+    return [text for text in said if words("note", note=text) not in notes]
 
 
 def convention_text(name: str, details: Mapping[str, Any], words: Words) -> str:

@@ -280,6 +280,7 @@ _MEASURED: Final[tuple[tuple[str, str], ...]] = (
     ("{dtype}: {share} of the datasheet: it clocks higher", "{dtype}：达到数据手册的 {share}：实际频率更高"),
     ("{dtype}: n/a, {reason}", "{dtype}：未知，{reason}"),
     ("the predicted memory is that of the step without torch.compile", "预测内存是不用 torch.compile 时的"),
+    ("the largest batch was searched without torch.compile", "最大批量是不用 torch.compile 搜索的"),
     # decoding
     (
         "which experts {n_tokens} tokens choose is not known: {n_read} of {n_experts} in each layer are taken to be"
