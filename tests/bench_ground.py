@@ -31,7 +31,7 @@ CARD = Machine(
 )
 
 
-def benches_on(hardware, journal=None, machine=MACHINE):
+def benches_on(hardware, journal=None, machine=MACHINE, timeout_s=60.0):
     """A BenchSeries whose probes are answered by `hardware`; its measured peak has to be pretended too."""
     series = ProbeSeries(run=hardware, journal=journal)
-    return BenchSeries(series=series, machine=machine, convention=find_convention(DEFAULT), timeout_s=60.0)
+    return BenchSeries(series=series, machine=machine, convention=find_convention(DEFAULT), timeout_s=timeout_s)

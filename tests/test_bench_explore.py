@@ -204,6 +204,26 @@ def test_a_choice_that_is_unsure_alone_is_sure_in_turn(benches):
     assert row.interval_fraction == pytest.approx([1 / 1.08 - 1.03, 1 / 1.08 - 0.97])
 
 
+def test_a_choice_that_takes_for_ever_is_given_up_and_a_compilation_is_not(benches):
+    """A base of 0.03 s a step: a minute and fifty such steps, 61.5 s, are what others get of the 1800 s."""
+    asked_s = []
+
+    class Patient(Hardware):
+        def __call__(self, request, *, on_progress=None):
+            asked_s.append((request.job, request.arguments.get("compiled", False), request.timeout_s))
+            if request.arguments.get("workload", {}).get("dtype") == "bf16":
+                return ProbeOutcome(outcome="timeout", failure="timeout", error="not within 61.5 s", wall_s=61.5)
+            return super().__call__(request, on_progress=on_progress)
+
+    rows = explore(SPEC, WORK, benches(Patient(), timeout_s=1800.0)).choices
+    reasons = {(row.choice, row.value): row.reason for row in rows}
+    assert "not within 61.5 s" in reasons["dtype", "bf16"]
+    first, *others, again = [one for one in asked_s if one[0] == "bench_step"]
+    assert first[2] == again[2] == 1800.0
+    for _, compiled, timeout_s in others:
+        assert timeout_s == (1800.0 if compiled else pytest.approx(61.5))
+
+
 def test_on_a_card_nothing_is_timed_in_turn(benches):
     """Another process's tensors would be in the way."""
     on_card = benches(hardware := Hardware(slow_down=1.25), machine=CARD)

@@ -121,21 +121,33 @@ def test_a_trainer_logs_the_mfu_that_a_clock_of_ones_own_gives(tmp_path):
 @pytest.mark.slow
 @WARNINGS
 def test_a_checkpoint_is_a_pause(tmp_path, monkeypatch):
-    """Writing takes 0.2 s twice: in the middle, and at the end of validation."""
+    """On a clock that moves by 1 s a batch and 50 s a save: two saves, in the middle and at the end of validation."""
+    now_s = 0.0
+
+    def pass_time(seconds):
+        nonlocal now_s
+        now_s += seconds
+
+    class Clocked(Tiny):
+        def training_step(self, batch, index):
+            pass_time(1.0)
+            return super().training_step(batch, index)
+
     save = lightning.Trainer.save_checkpoint
 
     def slow_save(*args, **kwargs):
         save(*args, **kwargs)
-        time.sleep(0.2)
+        pass_time(50.0)
 
     monkeypatch.setattr(lightning.Trainer, "save_checkpoint", slow_save)
-    meter = MeterCallback(flops_per_token=FLOPS_PER_TOKEN, peak_flops_per_s=PEAK, warmup_steps=0)
+    options = {"flops_per_token": FLOPS_PER_TOKEN, "peak_flops_per_s": PEAK, "warmup_steps": 0}
+    meter = MeterCallback(**options, clock=lambda: now_s)
     checkpoint = ModelCheckpoint(dirpath=tmp_path, every_n_train_steps=2, save_top_k=-1)
     trainer = make_trainer(tmp_path, meter, checkpoint, limit_train_batches=10)
-    trainer.fit(Tiny(), make_loader(), make_loader())
+    trainer.fit(Clocked(), make_loader(), make_loader())
     summary = meter.meter.summary()
-    assert 0.4 <= summary["perf/paused_s/save"] < 0.6
-    assert summary["perf/step_s"] < 0.15
+    assert summary["perf/paused_s/save"] == 100.0
+    assert summary["perf/step_s"] == N_ACCUMULATE
 
 
 @pytest.mark.slow

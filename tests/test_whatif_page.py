@@ -2,7 +2,6 @@
 
 import json
 import re
-import time
 from pathlib import Path
 
 import msgspec
@@ -78,11 +77,9 @@ def test_a_record_without_its_cache_says_so():
 
 @pytest.mark.slow
 def test_the_whole_catalogue_and_every_model_are_there():
-    """Each card once, with this machine; the page of the four GPTs is below 6 MB, and takes below 4 s of a CPU."""
+    """Each card once, with this machine; the page of the four GPTs is below 6 MB."""
     data = _data([load_spec(f"gpt-{size}") for size in ("small", "medium", "large", "xl")])
-    began_s = time.process_time()
     page = to_html(load_record(json.dumps(data)))
-    assert time.process_time() - began_s < 4.0
     numbers = _embedded(page)["numbers"]["0"]
     labels = [device["label"] for device in numbers["devices"].values()]
     assert sorted(labels[1:]) == sorted(card.label for card in catalog_devices())

@@ -19,6 +19,7 @@ from flopwatch.workload import Workload
 
 _PLAN: Final = TurnPlan(target_s=2.0, most_s=5.0, sure_fraction=0.01)
 _MOST_IN_TURN: Final = 6
+_LEAST_PATIENCE_S, _PATIENT_STEPS = 60.0, 50
 _Unsure = tuple[int, Choice, StepMeasurement]
 """The place of a row that leaves unsure whether its choice pays, the choice, and how it was timed alone."""
 
@@ -37,6 +38,8 @@ def explore(spec: Model, workload: Workload, benches: BenchSeries, *, compiled: 
         if choice.name in fixed:
             continue
         request = benches.request(spec, choice.workload, compiled=choice.compiled)
+        if choice.compiled == compiled:  # a first compilation takes as long as it takes
+            request = msgspec.structs.replace(request, timeout_s=min(request.timeout_s, _patience_s(first)))
         try:
             tried.append((choice, bench_step(request, benches.series)))
         except FlopwatchError as error:
@@ -66,6 +69,14 @@ def explore(spec: Model, workload: Workload, benches: BenchSeries, *, compiled: 
         )
         details = {**details, "notes": [*details["notes"], note]}
     return msgspec.structs.replace(result, choices=rows, details=details)
+
+
+def _patience_s(base: StepMeasurement) -> float:
+    """How long a choice is timed at most: one five times slower than the base has its steps in it, and nothing beyond.
+
+    A CPU without instructions for a dtype may be a hundred times slower in it: hours that say nothing but that.
+    """
+    return _LEAST_PATIENCE_S + _PATIENT_STEPS * base.timing.median_s
 
 
 def _groups(unsure: Sequence[_Unsure], base: StepMeasurement, benches: BenchSeries) -> list[list[_Unsure]]:
