@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
-from flopwatch.probe.failures import classify_error
+from flopwatch.probe.failures import classify_error, one_line
 from flopwatch.probe.jobs import load_job
 from flopwatch.probe.limits import Memory, memory_of, tighten_malloc, usable_cores, warm_up
 from flopwatch.probe.protocol import LOG_FILE, PROGRESS_FILE, Answer, ProbeRequest, read_request, write_answer
@@ -75,7 +75,7 @@ def _answer(request: ProbeRequest, folder: Path) -> Answer:
     except BaseException as error:  # noqa: BLE001 - how a job fails is what a probe is for
         if memory is not None:
             memory.lift()
-        text = _one_line(error)
+        text = one_line(error)
         with contextlib.suppress(*_NO_LOG):
             traceback.print_exc()
         outcome, failure = classify_error(type(error).__name__, text)
@@ -121,15 +121,6 @@ def _make_current(device: str) -> None:
         import torch
 
         torch.get_device_module(device).set_device(device)
-
-
-def _one_line(error: BaseException) -> str:
-    try:
-        lines = str(error).splitlines()
-    except Exception:  # noqa: BLE001 - a class of the user's, whose text fails as well
-        lines = []
-    text = (" ".join(lines[0].split()) if lines else type(error).__name__)[:500]
-    return text.encode("utf-8", "replace").decode()  # a file's name may hold what no JSON can
 
 
 def _redirect_output(log: Path) -> None:

@@ -29,6 +29,16 @@ _OUT_OF_MEMORY: Final = (
 _OUT_OF_MEMORY_TYPES: Final = {"OutOfMemoryError": "torch-out-of-memory", "MemoryError": "python-memory-error"}
 
 
+def one_line(error: BaseException) -> str:
+    """The first line of an error's text, or its kind where it has none or its class cannot print it."""
+    try:
+        lines = str(error).splitlines()
+    except Exception:  # noqa: BLE001 - a class of the user's, whose text fails as well
+        lines = []
+    text = (" ".join(lines[0].split()) if lines else type(error).__name__)[:500]
+    return text.encode("utf-8", "replace").decode()  # a file's name may hold what no JSON can
+
+
 def classify_error(type_name: str, text: str) -> tuple[Literal["oom", "crashed"], str]:
     """Outcome and class of an exception in a child.
 

@@ -14,7 +14,8 @@ import torch
 
 from flopwatch.errors import ProbeError
 from flopwatch.probe.contention import OthersCpu
-from flopwatch.probe.turns import plan_of, take_turns
+from flopwatch.probe.failures import classify_error
+from flopwatch.probe.turns import TurnPlan, take_turns
 
 _GRACE_S: Final = 5.0
 
@@ -25,7 +26,7 @@ def time_in_turn(arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:
     It also has `others_cores`, the cores that other processes kept busy meanwhile. All of the steps are in memory at
     once. Raises MemoryError when one runs out of it, ProbeError when one fails otherwise.
     """
-    plan = plan_of(arguments)
+    plan = TurnPlan(**arguments.get("turn_plan", {}))
     with contextlib.ExitStack() as running:
         members = [running.enter_context(_Member(step, arguments, turn_s=plan.turn_s)) for step in arguments["steps"]]
         for member in members:
@@ -98,7 +99,7 @@ class _Member:
             raise ProbeError(f"a process that was timed in turn ended (exit code {self._process.wait()})")
         answer: dict[str, Any] = msgspec.json.decode(said)
         if "error" in answer:
-            kind = MemoryError if answer["type"] in {"MemoryError", "OutOfMemoryError"} else ProbeError
-            raise kind(answer["error"])
+            outcome, _ = classify_error(answer["type"], answer["error"])
+            raise (MemoryError if outcome == "oom" else ProbeError)(answer["error"])
         self.cpu_s = answer["cpu_s"]
         return answer

@@ -68,7 +68,7 @@ def sample_steps(
     spent_s = 0.0
     began = None if second_clock is None else (clock(), second_clock())
     while _wants_more(samples_s, plan, spent_s=spent_s):
-        took_s = _time(step, n_steps, clock=clock, settle=settle)
+        took_s = time_steps(step, n_steps, clock=clock, settle=settle)
         spent_s += took_s
         samples_s.append(took_s / n_steps)
         yield {"sample_s": samples_s[-1], "n_steps": n_steps}
@@ -92,7 +92,7 @@ def warm_up(
     """The seconds of each warm-up step, which are run until the plan says that it is enough."""
     warmup_s: list[float] = []
     while not _is_warm(warmup_s, plan, n_done=n_done):
-        warmup_s.append(_time(step, 1, clock=clock, settle=settle))
+        warmup_s.append(time_steps(step, 1, clock=clock, settle=settle))
         yield warmup_s[-1]
 
 
@@ -125,7 +125,9 @@ def _ratio(began: tuple[float, float], ended: tuple[float, float]) -> float:
     return (ended[1] - began[1]) / (ended[0] - began[0])
 
 
-def _time(step: Callable[[], None], n_steps: int, *, clock: Callable[[], float], settle: Callable[[], None]) -> float:
+def time_steps(
+    step: Callable[[], None], n_steps: int, *, clock: Callable[[], float], settle: Callable[[], None]
+) -> float:
     """Seconds that `n_steps` take, from a settled start to a settled end."""
     settle()
     began_s = clock()
@@ -176,7 +178,7 @@ def _steps_a_sample(
             return n_steps
         grow = wanted_s / took_s * 1.2 if took_s > wanted_s / 20 else 10.0  # a reading of a few ticks says little
         n_steps = max(n_steps + 1, math.ceil(n_steps * grow))
-        took_s = _time(step, n_steps, clock=clock, settle=settle)
+        took_s = time_steps(step, n_steps, clock=clock, settle=settle)
     raise ProbeError(f"{_MOST_STEPS_A_SAMPLE} steps took less than {wanted_s:g} s", hint="there is nothing to time")
 
 

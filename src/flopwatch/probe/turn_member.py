@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 import msgspec
 
 from flopwatch.errors import ProbeError
+from flopwatch.probe.failures import one_line
 
 
 def live(questions: BinaryIO, answers: BinaryIO) -> None:
@@ -39,7 +40,7 @@ def live(questions: BinaryIO, answers: BinaryIO) -> None:
             gc.collect()
     except BaseException as error:  # noqa: BLE001 - whatever it is, the other side has to know
         traceback.print_exc()
-        answer({"error": str(error).partition("\n")[0] or type(error).__name__, "type": type(error).__name__})
+        answer({"error": one_line(error), "type": type(error).__name__})
 
 
 def _made(arguments: dict[str, Any]) -> tuple[Callable[[], float], dict[str, Any]]:
@@ -48,7 +49,7 @@ def _made(arguments: dict[str, Any]) -> tuple[Callable[[], float], dict[str, Any
     import torch
 
     from flopwatch.probe.jobs_step import started
-    from flopwatch.probe.sampling import N_STEPS_BEFORE, SamplePlan, warm_up
+    from flopwatch.probe.sampling import N_STEPS_BEFORE, SamplePlan, time_steps, warm_up
 
     for name in arguments["imports"]:
         importlib.import_module(name)
@@ -65,12 +66,7 @@ def _made(arguments: dict[str, Any]) -> tuple[Callable[[], float], dict[str, Any
     def turn() -> float:
         if n_steps > 1:
             step()  # brings back to the caches what the others have pushed out
-        settle()
-        began_s = time.perf_counter()
-        for _ in range(n_steps):
-            step()
-        settle()
-        took_s = time.perf_counter() - began_s
+        took_s = time_steps(step, n_steps, clock=time.perf_counter, settle=settle)
         if took_s <= 0:
             raise ProbeError(f"{n_steps} steps took {took_s:g} s", hint="the clock went backwards or stood still")
         return took_s / n_steps

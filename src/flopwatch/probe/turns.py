@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final
+from typing import Final
 
 from flopwatch.probe.sampling import is_sure
 
@@ -53,8 +53,3 @@ def _wants_more(rounds: Sequence[Sequence[float]], plan: TurnPlan, *, spent_s: f
     if len(rounds) >= _MOST_ROUNDS or spent_s >= plan.most_s:
         return False
     return spent_s < plan.target_s or not all(is_sure(one, plan.sure_fraction) for one in ratios_to_first(rounds))
-
-
-def plan_of(arguments: dict[str, Any]) -> TurnPlan:
-    """The TurnPlan among a job's arguments."""
-    return TurnPlan(**arguments.get("turn_plan", {}))
