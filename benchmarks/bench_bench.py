@@ -1,7 +1,9 @@
 """What `bench` says beside a hand-written, warmed-up loop on the same network, taken in turn; and how well it repeats.
 
-Twice: as it is, and with the C library told to keep freed memory. A step on a CPU takes hundreds of megabytes of fresh
-pages, and what a virtual machine needs to hand them out differs from minute to minute, for the loop as for `bench`.
+Both are alive at once, and before each step that `bench` times the loop takes one of its own: a shared machine differs
+from one minute to the next by more than what is looked for. Twice: as it is, and with the C library told to keep freed
+memory. A step on a CPU takes hundreds of megabytes of fresh pages, and what a virtual machine needs to hand them out
+differs from minute to minute, for the loop as for `bench`.
 
 And the batch that `--batch best` finds beside the best of a sweep over every batch, with the runs that each took. The
 sweep takes minutes, in which a shared machine changes; so its fastest and what was found are timed again by loops
@@ -14,15 +16,24 @@ import contextlib
 import os
 import subprocess
 import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
 from statistics import median
 
+import msgspec
+
 import flopwatch as fw
+from benchmarks.turn_taking import ASK, GRANT
 from flopwatch.api.bench_series import BenchSeries
 from flopwatch.api.best_batch import best_batch
 from flopwatch.cost.convention import DEFAULT, find_convention
 from flopwatch.measure.bench import bench_step
 from flopwatch.measure.dtype import default_dtype
 from flopwatch.measure.series import ProbeSeries
+from flopwatch.probe.protocol import ProbeOutcome, ProbeRequest
+from flopwatch.probe.runner import OnProgress, run_probe
 
 N_TURNS = 5
 N_FASTEST = 4
@@ -42,7 +53,6 @@ SMALL = {
 
 BY_HAND = """
 import time
-from statistics import median
 import torch
 from torch.nn import functional as F
 from flopwatch.model.spec import ModelSpec
@@ -64,13 +74,11 @@ def step():
 for _ in range({n_warmup}):
     step()
 """
-THEN_TIME = """
-took = []
-for _ in range({n_steps}):
+THEN_STEP = """
+while input():
     began = time.perf_counter()
     step()
-    took.append(time.perf_counter() - began)
-print(batch * seq_len / median(took))
+    print(batch * seq_len / (time.perf_counter() - began), flush=True)
 """
 THEN_TAKE_TURNS = """
 while input():
@@ -94,21 +102,20 @@ def main() -> None:
 
 
 def against_a_loop() -> None:
-    """Bench and the loop one after the other, five times, each in a process of its own."""
-    series = ProbeSeries()
-    benches = BenchSeries(
-        series=series, machine=series.machine("cpu"), convention=find_convention(DEFAULT), timeout_s=600
-    )
-    dtype = default_dtype(benches.machine)
-    work = fw.Workload(phase="train", batch=BATCH, seq_len=SEQ_LEN, dtype=dtype)
-    spec = fw.load_spec("gpt-small")
-    ours, loops = [], []
-    for turn in range(N_TURNS):
-        timing = bench_step(benches.request(spec, work, repeat=turn), series).timing
-        ours.append(work.n_tokens / timing.median_s)
-        code = BY_HAND + THEN_TIME
-        loops.append(float(_run(_loop(code, spec, work, n_warmup=timing.n_warmup, n_steps=len(timing.samples_s)))))
-    ratios = [ours[turn] / loops[turn] for turn in range(N_TURNS)]
+    """Bench and the loop step by step in turn, five times, each in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in (ASK, GRANT):
+            os.environ[name] = str(Path(folder, name))  # a probe has it from here
+            os.mkfifo(os.environ[name])
+        series = ProbeSeries(run=_run_in_turn)
+        benches = BenchSeries(
+            series=series, machine=series.machine("cpu"), convention=find_convention(DEFAULT), timeout_s=600
+        )
+        dtype = default_dtype(benches.machine)
+        work = fw.Workload(phase="train", batch=BATCH, seq_len=SEQ_LEN, dtype=dtype)
+        turns = [_turn_with_a_loop(benches, work, turn) for turn in range(N_TURNS)]
+    ours, loops = ([turn[side] for turn in turns] for side in (0, 1))
+    ratios = [our / loop for our, loop in turns]
     print(f"gpt-small, training, batch {BATCH}, {SEQ_LEN} tokens, {dtype}, tokens/s:\n")
     print("| turn | `bench` | loop by hand | ratio |\n|--:|--:|--:|--:|")
     for turn in range(N_TURNS):
@@ -117,15 +124,50 @@ def against_a_loop() -> None:
     print(f"| spread (max / min - 1) | {_spread(ours):.1%} | {_spread(loops):.1%} | {_spread(ratios):.1%} |")
 
 
+def _run_in_turn(request: ProbeRequest, *, on_progress: OnProgress | None = None) -> ProbeOutcome:
+    """The probe, taking turns when it times a step."""
+    if request.job == "bench_step":
+        more = {"import_from": [str(Path(__file__).parents[1])], "imports": ["benchmarks.turn_taking"]}
+        request = msgspec.structs.replace(request, **more)
+    return run_probe(request, on_progress=on_progress)
+
+
+def _turn_with_a_loop(benches: BenchSeries, work: fw.Workload, turn: int) -> tuple[float, float]:
+    """Tokens/s as bench says it, and the median of as many steps of the loop, each run before one of bench's."""
+    spec = fw.load_spec("gpt-small")
+    with _started(_loop(BY_HAND + THEN_STEP, spec, work, n_warmup=2)) as loop:
+        rates: list[float] = []
+        answering = threading.Thread(target=_take_turns, args=(loop, rates), daemon=True)
+        answering.start()
+        timing = bench_step(benches.request(spec, work, repeat=turn), benches.series).timing
+        answering.join()
+    return work.n_tokens / timing.median_s, median(rates[-len(timing.samples_s) :])
+
+
+def _take_turns(loop: subprocess.Popen[str], rates: list[float]) -> None:
+    """Run a step of the loop before each of bench's, until bench has ended."""
+    with Path(os.environ[ASK]).open() as asked, Path(os.environ[GRANT]).open("w") as granted:
+        for _ in asked:
+            rates.append(_turn(loop))
+            granted.write("go\n")
+            granted.flush()
+
+
+@contextlib.contextmanager
+def _started(command: list[str]) -> Iterator[subprocess.Popen[str]]:
+    """A loop that waits for its turns; it ends with the block."""
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as loop:
+        try:
+            yield loop
+        finally:
+            loop.kill()
+
+
 def _loop(code: str, spec: fw.ModelSpec, work: fw.Workload, **counts: int) -> list[str]:
     """The command that runs a loop by hand."""
     torch_dtype = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}[work.dtype]
     sizes = {"batch": work.batch, "seq_len": work.seq_len, "torch_dtype": torch_dtype, **counts}
     return [sys.executable, "-c", code.format(spec=spec.to_dict(), **sizes)]
-
-
-def _run(command: list[str]) -> str:
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def _spread(values: list[float]) -> float:
@@ -160,16 +202,11 @@ def _tokens_per_s(benches: BenchSeries, spec: fw.ModelSpec, batch: int) -> float
 
 def _in_turn(spec: fw.ModelSpec, batches: list[int]) -> dict[int, float]:
     """Tokens/s of each batch over that of the fastest, by loops written by hand that take turns: medians of rounds."""
+    works = [fw.Workload(phase="train", seq_len=64, batch=batch) for batch in batches]
     with contextlib.ExitStack() as running:
-        loops = []
-        for batch in batches:
-            work = fw.Workload(phase="train", seq_len=64, batch=batch)
-            command = _loop(BY_HAND + THEN_TAKE_TURNS, spec, work, n_warmup=10)
-            loop = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            loops.append(running.enter_context(loop))
+        commands = [_loop(BY_HAND + THEN_TAKE_TURNS, spec, work, n_warmup=10) for work in works]
+        loops = [running.enter_context(_started(command)) for command in commands]
         rounds = [[_turn(loop) for loop in loops] for _ in range(N_ROUNDS)][1:]
-        for loop in loops:
-            loop.kill()
     against_first = [median(row[place] / row[0] for row in rounds) for place in range(len(batches))]
     return {batch: rate / max(against_first) for batch, rate in zip(batches, against_first, strict=True)}
 

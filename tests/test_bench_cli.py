@@ -75,8 +75,8 @@ BAD = {
     ("--batch", "best", "--global-batch", "8", "--accumulate", "2"): "--global-batch and --accumulate contradict",
     ("--convention", "mine"): "no convention is called 'mine'",
     ("--seq", "81"): "80",
-    ("--precision", "autocast", "--dtype", "fp64"): "--precision autocast does not cast to fp64",
-    ("--precision", "autocast", "--dtype", "fp32"): "--precision autocast does not cast to fp32",
+    ("--precision", "autocast", "--dtype", "fp64"): "precision=autocast does not cast to dtype=fp64",
+    ("--precision", "autocast", "--dtype", "fp32"): "precision=autocast does not cast to dtype=fp32",
     ("--device", "cpu", "--dtype", "tf32"): "has no tf32",
 }
 

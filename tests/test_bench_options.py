@@ -1,10 +1,14 @@
 """What bench is asked is what runs: dtypes torch would quietly replace are refused, a timeout holds for each try."""
 
+from functools import partial
+
 import pytest
 import torch
 
+import flopwatch as fw
 from bench_ground import CPU, MACHINE, SPEC, benches_on
 from flopwatch.api import bench_series
+from flopwatch.api.fit import predict_fit
 from flopwatch.api.own import OwnWork
 from flopwatch.cli.bench_options import BenchOptions
 from flopwatch.cli.report_options import ReportOptions
@@ -23,6 +27,13 @@ def test_autocast_to_what_torch_does_not_cast_to_does_not_run():
     """torch would warn and go on in fp32; the figures would be called fp64."""
     with pytest.raises(SpecError, match=r"precision=autocast does not cast to dtype=fp64; use bf16 or fp16"):
         build_step(SPEC, Workload(batch=2, seq_len=5, dtype="fp64", precision="autocast"))()
+
+
+@pytest.mark.parametrize("predict", [fw.memory, partial(predict_fit, limit_bytes=1 << 30)], ids=["memory", "fit"])
+def test_nor_is_such_a_step_predicted(predict):
+    """Its weights would be called fp32 and its matmuls what they are not."""
+    with pytest.raises(SpecError, match=r"precision=autocast does not cast to dtype=fp32"):
+        predict(SPEC, Workload(seq_len=5, phase="train", dtype="fp32", precision="autocast"))
 
 
 @pytest.fixture
@@ -125,7 +136,7 @@ def test_a_largest_batch_that_is_timed_compiled_says_that_it_was_searched_withou
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"), [({"precision": "autocast"}, "cast to fp32"), ({"dtype": "tf32"}, "no tf32")]
+    ("asked", "said"), [({"precision": "autocast"}, "cast to dtype=fp32"), ({"dtype": "tf32"}, "no tf32")]
 )
 def test_a_report_refuses_such_a_step_before_it_measures(asked, said):
     """The pretended CPU has no bf16 instructions: its default is fp32."""

@@ -226,3 +226,12 @@ def test_a_condition_on_a_figure_that_is_not_there_is_bad_usage(files, capsys):
     """A slip in a name must not pass for ever: the nearest figures are named."""
     assert run(["compare", *files(_bench(), _bench()), "--fail-if", "token_per_s<-5%"]) == 2
     assert "no figure 'token_per_s' is in both records; did you mean tokens_per_s" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("where", "value"), [("samples", [2.07, 0.0, 2.07]), ("samples", [-2.07]), ("median", 0)])
+def test_a_step_that_took_no_time_is_no_record(files, capsys, where, value):
+    """A file that was changed by hand: what no clock can have said is bad input, and no error of a measurement."""
+    wrong = _bench()
+    wrong["results"][0]["step_s"][where] = value
+    assert run(["compare", *files(_bench(), wrong)]) == 2
+    assert "not what flopwatch writes" in capsys.readouterr().err

@@ -80,6 +80,17 @@ def test_what_a_machine_may_use_is_part_of_it(what):
     )
 
 
+@pytest.mark.parametrize("listed", [True, False], ids=["models", "spec"])
+def test_another_network_of_the_same_name_is_told(listed):
+    """`gpt-small` and `gpt-small --set n_layers=24` have one name: what changed is the network."""
+    before, after = _bench(), _bench()
+    for data, n_layers in ((before, 12), (after, 24)):
+        spec = {"name": "gpt-small", "n_layers": n_layers, "d_model": 768}
+        data["request"] |= {"models": [{"name": "other", "n_layers": 7}, spec]} if listed else {"spec": spec}
+    assert _warnings(before, after) == ["gpt-small: n_layers is 12 before and 24 after"]
+    assert _warnings(before, before) == []
+
+
 def test_a_batch_that_was_only_predicted_is_told_from_one_that_ran():
     """`fit --predict-only` beside a verified fit."""
     before = json.loads((BENCH.parent / "fit.json").read_text(encoding="utf-8"))

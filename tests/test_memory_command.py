@@ -105,6 +105,7 @@ def test_decode_names_its_cache(said):
         (["--phase", "forward", "--lora-rank", "4"], "--lora-rank 4 has no meaning in phase forward"),
         (["--optimizer", "sgd", "--adamw", "fused"], "--adamw fused contradicts --optimizer sgd"),
         (["--seq", "2k"], "seq_len=2048 is longer than the context of gpt-small, 1024"),
+        (["--precision", "autocast", "--dtype", "fp32"], "precision=autocast does not cast to dtype=fp32"),
         (["--dtype", "int8"], "dtype=int8 in phase train has no one meaning"),
         (["--train-only", "heads"], "train_only=heads is no module of gpt-small"),
     ],

@@ -20,8 +20,8 @@ Precision = Literal["pure", "autocast"]
 Loss = Literal["cross-entropy", "sum"]
 
 DTYPE_BYTES: Final[dict[str, int]] = {"fp64": 8, "fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "int8": 1}
-AUTOCAST_DTYPES: Final = ("bf16", "fp16")
-"""What torch.autocast casts to; told another, it does nothing."""
+_AUTOCAST_DTYPES: Final = ("bf16", "fp16")
+"""What torch.autocast casts to; told another, it does nothing, and the step goes on in fp32."""
 _MOST: Final = 1 << 40
 
 
@@ -31,7 +31,7 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     forward: all logits, no gradients. train: loss, backward, optimizer. prefill: fills the KV cache, logits of the
     last token. decode: one new token for each sequence, attending to `seq_len` keys, its own included.
     `adamw`: how AdamW updates, one parameter after the other, all at once, or in one kernel; auto is torch's choice.
-    Raises SpecError (exit code 2) for a size below 1.
+    Raises SpecError (exit code 2) for a size below 1, and for fields that contradict one another.
     """
 
     batch: int = 1
@@ -97,6 +97,11 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def element_bytes(self) -> int:
         """Bytes of one weight or activation."""
         return DTYPE_BYTES[self.dtype]
+
+    def check_precision(self) -> None:
+        """Raise SpecError for autocast to a dtype that torch does not cast to."""
+        if self.precision == "autocast" and self.dtype not in _AUTOCAST_DTYPES:
+            raise SpecError(f"precision=autocast does not cast to dtype={self.dtype}", hint="use bf16 or fp16")
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain data."""

@@ -166,6 +166,7 @@ def predict_fit(
     request = FitRequest(spec=spec, workload=workload, limit=limit, device=torch_device, grid=grid or Grid())
     if isinstance(spec, OwnModel):
         return _predict_own(spec, request, global_batch)
+    workload.check_precision()
     result = predict_batch(request)
     return result if global_batch is None else with_plan(result, request, global_batch, None)
 

@@ -41,6 +41,7 @@ def memory(
     spec = resolve_spec(model, changes)
     work = workload or Workload(seq_len=default_seq_len(spec), phase="train")
     spec.check_seq_len(work.seq_len)
+    work.check_precision()
     if trace and (device is not None or tuning is not None):
         raise InputError(
             "a trace is of the reference network as a CPU runs it, all parameters trained",

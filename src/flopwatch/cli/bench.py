@@ -5,6 +5,7 @@ from __future__ import annotations
 from flopwatch.api.bench_series import BenchSeries
 from flopwatch.api.own import check_own_convention
 from flopwatch.cli.bench_options import BenchOptions
+from flopwatch.cli.notes import notes_of
 from flopwatch.cli.options import ModelOptions, PlotOptions, RunOptions, StepOptions
 from flopwatch.cli.output import emit
 from flopwatch.cli.request import request
@@ -81,6 +82,7 @@ def bench(
             what.measure(spec, work, benches, made.store, timeout_s=run.timeout)
             for spec, work in zip(specs, works, strict=True)
         ]
-        notes = [note for result in results for note in result.details["notes"]]
-        record = made.finish(make_record("bench", environment=where, request=asked, results=results, warnings=notes))
+        record = made.finish(
+            make_record("bench", environment=where, request=asked, results=results, warnings=notes_of(results))
+        )
     emit(record, output)

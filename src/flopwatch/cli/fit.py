@@ -10,6 +10,7 @@ from cyclopts import Parameter
 
 from flopwatch.api.fit import check_predicts_own, predict_fit
 from flopwatch.api.fit import fit as fit_model
+from flopwatch.cli.notes import notes_of
 from flopwatch.cli.options import Bytes, Count, ModelOptions, PlotOptions, RunOptions, StepOptions
 from flopwatch.cli.output import emit
 from flopwatch.cli.request import request
@@ -112,7 +113,7 @@ def fit(
             for spec, work in zip(specs, works, strict=True)
         ]
         record = made.finish(
-            make_record("fit", environment=where, request=asked, results=results, warnings=_notes(results))
+            make_record("fit", environment=where, request=asked, results=results, warnings=notes_of(results))
         )
     _end(record, results, output)
 
@@ -159,13 +160,8 @@ def _predict(
         global_batch=wanted.global_batch,
         device=step.device,
     )
-    record = make_record("fit", environment=environment(), request=asked, results=results, warnings=_notes(results))
+    record = make_record("fit", environment=environment(), request=asked, results=results, warnings=notes_of(results))
     _end(record, results, output)
-
-
-def _notes(results: list[FitResult]) -> list[str]:
-    """What the predictions leave out, and what makes an answer less sure."""
-    return [note for result in results for note in result.details.get("notes", ())]
 
 
 def _grid(max_batch: int | None, multiple_of: int, *, power_of_two: bool) -> Grid:

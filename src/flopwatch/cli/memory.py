@@ -12,6 +12,7 @@ from flopwatch import workload
 from flopwatch.api.count import DEFAULT_SEQ_LEN, default_seq_len, resolve_spec
 from flopwatch.api.memory import memory as memory_of
 from flopwatch.api.own import own_memory_result
+from flopwatch.cli.notes import notes_of
 from flopwatch.cli.options import (
     Bytes,
     Count,
@@ -154,8 +155,10 @@ def memory(
         work = step.workload(default_seq_len(spec))
         results.append(memory_of(spec, work, device=device, limit_bytes=limit, trace=trace, tuning=tuning))
     asked = request(models=[model, *models], workload=step.asked(), device=device, limit_bytes=limit, trace=trace)
-    notes = [note for result in results for note in result.details.get("notes", ())]
-    emit(make_record("memory", environment=environment(), request=asked, results=results, warnings=notes), output)
+    record = make_record(
+        "memory", environment=environment(), request=asked, results=results, warnings=notes_of(results)
+    )
+    emit(record, output)
     for result in results:
         _check_fits(result)
 

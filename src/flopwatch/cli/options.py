@@ -89,12 +89,6 @@ def refuse_outside_training(phase: workload.Phase, given: Mapping[str, object]) 
             raise InputError(f"{name} {value} has no meaning in phase {phase}", hint="use --phase train")
 
 
-def refuse_autocast(precision: workload.Precision, dtype: workload.DType) -> None:
-    """Raise InputError for autocast to a dtype that torch does not cast to: the step would go on in fp32."""
-    if precision == "autocast" and dtype not in workload.AUTOCAST_DTYPES:
-        raise InputError(f"--precision autocast does not cast to {dtype}", hint="use --dtype bf16 or fp16")
-
-
 @Parameter(name="*")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StepOptions:
@@ -140,12 +134,10 @@ class StepOptions:
 
     def workload(self, *, seq_len: int, dtype: workload.DType) -> workload.Workload:
         """The workload with what was left out filled in; its batch is 1."""
-        dtype = self.dtype or dtype
-        refuse_autocast(self.precision, dtype)
-        return workload.Workload(
+        work = workload.Workload(
             seq_len=self.seq if self.seq is not None else seq_len,
             phase=self.phase,
-            dtype=dtype,
+            dtype=self.dtype or dtype,
             precision=self.precision,
             optimizer=self.optimizer or "adamw",
             adamw=self.adamw or "auto",
@@ -155,6 +147,8 @@ class StepOptions:
             ops=self.ops,
             n_accumulate=self.accumulate,
         )
+        work.check_precision()
+        return work
 
 
 @Parameter(name="*")

@@ -15,6 +15,7 @@ from flopwatch.errors import FlopwatchError
 from flopwatch.record import Record
 from flopwatch.report.messages import Language, Words
 
+_OF_MODEL: Final = re.compile(r"^\S+ \S+(: |：)")
 _COLOR: Final = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -44,8 +45,14 @@ def emit(record: Record, options: OutputOptions) -> None:
 
 
 def _is_on_screen(text: str, drawn: str) -> bool:
-    """Whether whoever sees stderr has just read the text among the answer's notes: both then go to one terminal."""
-    return sys.stdout.isatty() and " ".join(text.split()) in " ".join(_COLOR.sub("", drawn).split())
+    """Whether whoever sees stderr has just read the text among the answer's notes: both then go to one terminal.
+
+    A note stands there beside its model, so that the text may begin with that.
+    """
+    if not sys.stdout.isatty():
+        return False
+    shown = " ".join(_COLOR.sub("", drawn).split())
+    return any(said and " ".join(said.split()) in shown for said in (text, _OF_MODEL.sub("", text)))
 
 
 def drawn_language(lang: Language, *, quiet: bool = False) -> Language:

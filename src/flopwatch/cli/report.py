@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +9,7 @@ from cyclopts import Parameter
 
 from flopwatch.api.count import resolve_spec
 from flopwatch.api.report import report as report_models
+from flopwatch.cli.notes import notes_of
 from flopwatch.cli.options import ModelOptions, PlotOptions, RunOptions
 from flopwatch.cli.output import check_writable, emit, note, write_file
 from flopwatch.cli.records import find_done
@@ -19,7 +19,7 @@ from flopwatch.cli.session import session
 from flopwatch.device.detect import environment
 from flopwatch.errors import InputError
 from flopwatch.measure.series import ProbeSeries
-from flopwatch.record import Record, ReportResult, make_record
+from flopwatch.record import Record, make_record
 
 
 def report(
@@ -65,8 +65,10 @@ def report(
         with session("report", asked=asked, environment=where, options=run, output=output) as made:
             wanted = options.request(specs, step, machine=machine, series=made.series, timeout_s=run.timeout or 600.0)
             results = report_models(wanted, series=made.series, machine=machine, store=made.store)
+            benches = [bench for result in results for bench in result.benches]
+            notes = notes_of(benches, is_named=True)
             record = made.finish(
-                make_record("report", environment=where, request=asked, results=results, warnings=_warnings(results))
+                make_record("report", environment=where, request=asked, results=results, warnings=notes)
             )
     _show(record, html, output)
 
@@ -80,16 +82,6 @@ def _check_files(html: Path, output: PlotOptions) -> None:
     check_writable(html, option="--html")
     if output.output is not None:
         check_writable(output.output)
-
-
-def _warnings(results: Sequence[ReportResult]) -> list[str]:
-    """What makes the timings less sure, by model and phase."""
-    return [
-        f"{bench.model} {bench.phase}: {note}"
-        for result in results
-        for bench in result.benches
-        for note in bench.details.get("notes", ())
-    ]
 
 
 def _show(record: Record, html: Path, output: PlotOptions) -> None:

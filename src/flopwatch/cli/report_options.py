@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from flopwatch import workload
 from flopwatch.api.report import ReportRequest
-from flopwatch.cli.options import Bytes, Count, DTypeOption, Seconds, SeqLen, refuse_autocast
+from flopwatch.cli.options import Bytes, Count, DTypeOption, Seconds, SeqLen
 from flopwatch.cost.convention import DEFAULT, find_convention
 from flopwatch.device.machine import Machine
 from flopwatch.errors import InputError
@@ -81,10 +81,8 @@ class ReportOptions:
         usual = _CPU_SEQ_LEN if machine.kind == "cpu" else _SEQ_LEN
         dtype = self.dtype or default_dtype(machine)
         check_dtype(dtype, machine)
-        refuse_autocast(self.precision, dtype)
-        seq_len = self.seq if self.seq is not None else min(usual, *(spec.max_seq_len for spec in specs))
-        return Workload(
-            seq_len=seq_len,
+        work = Workload(
+            seq_len=self.seq if self.seq is not None else min(usual, *(spec.max_seq_len for spec in specs)),
             phase="train",
             dtype=dtype,
             precision=self.precision,
@@ -93,6 +91,8 @@ class ReportOptions:
             attention=self.attention,
             ops=self.ops,
         )
+        work.check_precision()
+        return work
 
     def asked(self, specs: Sequence[ModelSpec], step: Workload) -> dict[str, Any]:
         """What is asked as plain data: two runs with the same are the same run."""

@@ -95,6 +95,7 @@ def compare_records(before: Record, after: Record) -> Comparison:
     left, right = list(_items(before)), list(_items(after))
     warnings = _machine_warnings(before.environment, after.environment)
     warnings += _workload_warnings(before.request, after.request)
+    warnings += _model_warnings(before.request, after.request)
     pairs: list[tuple[_Item, _Item]] = []
     for old in list(left):
         new = next((item for item in right if item[:2] == old[:2]), None)
@@ -303,6 +304,24 @@ def _workload_warnings(before: Mapping[str, Any], after: Mapping[str, Any]) -> l
         return []
     both = [key for key in old if key in new and key not in _OF_ITEMS]
     return [f"{key} is {old[key]} before and {new[key]} after" for key in both if old[key] != new[key]]
+
+
+def _model_warnings(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Fields of models that have one name in both requests and are not the same network."""
+    old, new = _models(before), _models(after)
+    return [
+        f"{name}: {key} is {old[name][key]} before and {new[name][key]} after"
+        for name in old
+        for key in old[name]
+        if key in new.get(name, {}) and old[name][key] != new[name][key]
+    ]
+
+
+def _models(asked: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The models of a request by name, where it says what they are."""
+    several = asked.get("models")
+    given = [asked.get("spec"), *(several if isinstance(several, list) else [])]
+    return {str(one.get("name")): one for one in given if isinstance(one, Mapping)}
 
 
 def _pair_warnings(old: _Item, new: _Item) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
@@ -154,13 +154,16 @@ class FitResult(_Result, frozen=True, kw_only=True):
     predicted_parts: dict[str, int] | None = None
 
 
+_Seconds = Annotated[float, msgspec.Meta(gt=0)]
+
+
 class StepTime(_Result, frozen=True, kw_only=True):
     """Seconds for one step: the median of the samples, their 10th and 90th percentile, and every sample."""
 
-    median: float
-    p10: float
-    p90: float
-    samples: list[float]
+    median: _Seconds
+    p10: _Seconds
+    p90: _Seconds
+    samples: list[_Seconds]
 
 
 class UtilizationRow(_Result, frozen=True, kw_only=True):

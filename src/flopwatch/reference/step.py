@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from flopwatch.errors import SpecError
 from flopwatch.model.spec import ModelSpec
 from flopwatch.reference.model import DTYPES, Reference, build_model
-from flopwatch.workload import AUTOCAST_DTYPES, Workload
+from flopwatch.workload import Workload
 
 Step = Callable[[], None]
 
@@ -80,12 +80,11 @@ def _random_ids(model: Reference, workload: Workload, device: torch.device, seed
 def autocast_of(model: nn.Module, workload: Workload) -> contextlib.AbstractContextManager[object]:
     """The context of the workload's matmuls where the module's weights are; nothing for pure precision.
 
-    Raises SpecError for a dtype that torch does not cast to: it would go on in fp32.
+    Raises SpecError for a dtype that torch does not cast to.
     """
+    workload.check_precision()
     if workload.precision == "pure":
         return contextlib.nullcontext()
-    if workload.dtype not in AUTOCAST_DTYPES:
-        raise SpecError(f"precision=autocast does not cast to dtype={workload.dtype}", hint="use bf16 or fp16")
     first = next(model.parameters(), None)
     device_type = "cpu" if first is None or first.device.type == "meta" else first.device.type
     return torch.autocast(device_type, DTYPES[workload.dtype])
