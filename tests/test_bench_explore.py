@@ -222,6 +222,9 @@ def test_a_choice_that_takes_for_ever_is_given_up_and_a_compilation_is_not(bench
     assert first[2] == again[2] == 1800.0
     for _, compiled, timeout_s in others:
         assert timeout_s == (1800.0 if compiled else pytest.approx(61.5))
+    asked_s.clear()
+    explore(SPEC, WORK, benches(Patient(), timeout_s=300.0), timeout_s=300.0)  # as `--timeout 300` asks for
+    assert {timeout_s for job, _, timeout_s in asked_s if job == "bench_step"} == {300.0}
 
 
 def test_on_a_card_nothing_is_timed_in_turn(benches):

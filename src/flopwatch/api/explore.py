@@ -24,22 +24,31 @@ _Unsure = tuple[int, Choice, StepMeasurement]
 """The place of a row that leaves unsure whether its choice pays, the choice, and how it was timed alone."""
 
 
-def explore(spec: Model, workload: Workload, benches: BenchSeries, *, compiled: bool = False) -> BenchResult:
+def explore(
+    spec: Model,
+    workload: Workload,
+    benches: BenchSeries,
+    *,
+    compiled: bool = False,
+    timeout_s: float | None = None,
+) -> BenchResult:
     """The benchmark of the base, with one row in `choices` for each thing changed: attention, dtype, optimizer, ...
 
     The base is timed again at the end: the first row says how far the machine alone moves a figure. A choice of which
     that leaves unsure whether it pays is timed in turn with the base, where that can be. A choice that does not run
-    here has a row with the reason.
+    here has a row with the reason. `timeout_s` is how long one may be timed; None: as long as one that is five times
+    slower than the base takes, or a compilation.
     """
     first, result = benches.measure(spec, workload, compiled=compiled)
+    patience_s = _patience_s(first) if timeout_s is None else timeout_s
     tried: list[tuple[Choice, StepMeasurement | str]] = []
     fixed = _fixed(spec, workload, benches)
     for choice in choices_for(workload, kind=benches.machine.kind, compiled=compiled):
         if choice.name in fixed:
             continue
         request = benches.request(spec, choice.workload, compiled=choice.compiled)
-        if choice.compiled == compiled:  # a first compilation takes as long as it takes
-            request = msgspec.structs.replace(request, timeout_s=min(request.timeout_s, _patience_s(first)))
+        if timeout_s is not None or choice.compiled == compiled:  # a first compilation takes as long as it takes
+            request = msgspec.structs.replace(request, timeout_s=min(request.timeout_s, patience_s))
         try:
             tried.append((choice, bench_step(request, benches.series)))
         except FlopwatchError as error:

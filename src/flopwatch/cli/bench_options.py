@@ -73,7 +73,7 @@ class BenchOptions:
     ) -> BenchResult:
         """The benchmark that was asked for; raises DoesNotFitError when not even batch 1 fits.
 
-        `timeout_s` is for each try of --batch max; timings have that of `benches`.
+        `timeout_s` is for each try of --batch max and each choice of --explore; timings have that of `benches`.
         """
         result = self._timed(spec, work, benches, timeout_s=timeout_s)
         if not self.why:
@@ -95,7 +95,7 @@ class BenchOptions:
             batch = units.parse_count(self.batch)
         work = msgspec.structs.replace(work, batch=batch)
         if self.explore:
-            result = explore_choices(spec, work, benches, compiled=self.compile)
+            result = explore_choices(spec, work, benches, compiled=self.compile, timeout_s=timeout_s)
             result = msgspec.structs.replace(result, batch_search=search)
         else:
             result = benches.measure(spec, work, compiled=self.compile)[1]

@@ -75,7 +75,7 @@ class RunOptions(StoreOptions):
     resume: Annotated[bool, Parameter(negative="")] = False
     """Go on with the run that was asked the same and ended too early; nothing is measured twice."""
     timeout: float | None = None
-    """Seconds after which one try or one timing is given up (600, timings 1800)."""
+    """Seconds after which one try or one timing is given up (600, timings 1800, choices of --explore sooner)."""
 
     def __post_init__(self) -> None:
         if self.timeout is not None and not 0 < self.timeout <= _MOST_S:
