@@ -163,10 +163,10 @@ def _started(command: list[str]) -> Iterator[subprocess.Popen[str]]:
             loop.kill()
 
 
-def _loop(code: str, spec: fw.ModelSpec, work: fw.Workload, **counts: int) -> list[str]:
+def _loop(code: str, spec: fw.ModelSpec, work: fw.Workload, *, n_warmup: int) -> list[str]:
     """The command that runs a loop by hand."""
     torch_dtype = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}[work.dtype]
-    sizes = {"batch": work.batch, "seq_len": work.seq_len, "torch_dtype": torch_dtype, **counts}
+    sizes = {"batch": work.batch, "seq_len": work.seq_len, "torch_dtype": torch_dtype, "n_warmup": n_warmup}
     return [sys.executable, "-c", code.format(spec=spec.to_dict(), **sizes)]
 
 

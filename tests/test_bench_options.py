@@ -16,6 +16,8 @@ from flopwatch.compare.utilization import Ceiling
 from flopwatch.device.machine import Accelerator, Machine
 from flopwatch.errors import InputError, SpecError
 from flopwatch.measure.dtype import check_dtype
+from flopwatch.measure.limit import given_limit
+from flopwatch.model.own import OwnModel
 from flopwatch.probe.jobs_step import build
 from flopwatch.probe.protocol import ProbeOutcome
 from flopwatch.reference.step import build_step
@@ -81,6 +83,37 @@ def test_fp32_work_of_own_code_is_of_the_tf32_peak_where_it_runs_in_it():
     work = seen.step_work(Workload(dtype="tf32"))
     assert (work.model_flops, work.hardware_flops) == ({"tf32": 7, "bf16": 5}, {"tf32": 9})
     assert seen.step_work(Workload(dtype="fp32")).model_flops == {"fp32": 7, "bf16": 5}
+
+
+@pytest.mark.parametrize(
+    ("kind", "capability", "dtype", "lets", "is_told"),
+    [
+        ("cuda", "8.0", "fp32", True, True),
+        ("cuda", "8.0", "tf32", True, False),
+        ("cuda", "8.0", "bf16", True, False),
+        ("cuda", "8.0", "fp32", False, False),
+        ("cuda", "7.5", "fp32", True, False),
+        ("rocm", "9.0", "fp32", True, False),
+    ],
+)
+def test_fp32_that_cudnn_runs_in_tf32_is_told(monkeypatch, kind, capability, dtype, lets, is_told):
+    """Only NVIDIA's cuDNN does so, since Ampere; what is called tf32 is of that peak anyway."""
+
+    def hardware(request, *, on_progress=None):
+        if request.job == "bench_step":
+            found = {"samples_s": [0.1] * 5, "n_steps": 1, "n_warmup": 3, "is_steady": True}
+            found |= {"tensor_peak_bytes": 9, "others_cores": None}
+        else:
+            found = {"takes_batch": True, "takes_seq_len": False, "batch": 1, "seq_len": 1, "unit": "samples"}
+            found |= {"dtype": dtype, "n_params": 7, "lets_cudnn_use_tf32": lets, "model_flops": {dtype: 1000}}
+        return ProbeOutcome(outcome="ok", result=found, wall_s=1.0, peak_bytes=9)
+
+    monkeypatch.setattr(bench_series, "measured_ceiling", lambda *_args, **_options: Ceiling(kind="measured"))
+    benches = benches_on(hardware, machine=machine_of(kind, capability))
+    benches.limit = given_limit(40 << 30)
+    work = Workload(phase="train", seq_len=1, dtype=dtype)
+    _, found = benches.measure(OwnModel(factory="my_code:cnn", folder="."), work)
+    assert any("torch.backends.cudnn.allow_tf32 = False" in note for note in found.details["notes"]) == is_told
 
 
 class Asked:

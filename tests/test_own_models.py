@@ -6,6 +6,7 @@ import sys
 
 import jsonschema
 import pytest
+import torch
 
 from flopwatch.api.own import OwnWork
 from flopwatch.api.own_child import own_work
@@ -48,6 +49,15 @@ def tagger(with_loss=False):
 def convolutions(batch):
     layers = [nn.Conv2d(3, 20, 3), nn.ReLU(), nn.BatchNorm2d(20), nn.Conv2d(20, 31, 3), nn.ReLU(), nn.Flatten()]
     return nn.Sequential(*layers, nn.Linear(31 * 9 * 9, 7)), torch.randn(batch, 3, 13, 13)
+
+
+class Recurrent(nn.LSTM):
+    def forward(self, x):
+        return super().forward(x)[0]
+
+
+def recurrent(batch):
+    return Recurrent(5, 7, batch_first=True), torch.randn(batch, 11, 5)
 
 
 class Reader(nn.Linear):
@@ -126,6 +136,15 @@ def test_backward_starts_from_the_models_own_loss_else_from_its_logits_else_from
     assert asked("tagger", batch=3, phase="train", changes={"with_loss": "True"}).loss == "own"
     assert asked("mlp", batch=3, phase="train").loss == "sum"
     assert asked("tagger", batch=3, phase="train", loss="sum").loss == "sum"
+
+
+@pytest.mark.parametrize(("factory", "has"), [("convolutions", True), ("recurrent", True), ("mlp", False)])
+def test_what_cudnn_may_run_in_tf32_is_found_unless_the_code_forbids_it(home, monkeypatch, factory, has):
+    """torch allows it by default, for convolutions and recurrent layers in fp32 alone."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    assert asked(factory, batch=2).lets_cudnn_use_tf32 is has
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    assert not asked(factory, batch=2).lets_cudnn_use_tf32
 
 
 def test_a_loss_that_nobody_asked_for_is_said(home):

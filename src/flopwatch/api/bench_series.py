@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Sequence
+from typing import Final
+
+import msgspec
 
 from flopwatch.api.bandwidth import bandwidth_ceilings, cache_bytes
 from flopwatch.api.ceilings import datasheet_ceiling, measured_ceiling
@@ -14,13 +17,18 @@ from flopwatch.compare.utilization import Ceiling, merged_ceiling
 from flopwatch.cost.convention import Convention
 from flopwatch.device.machine import Machine
 from flopwatch.measure.bench import BenchRequest, StepMeasurement, bench_step, joined
-from flopwatch.measure.dtype import check_dtype
+from flopwatch.measure.dtype import check_dtype, has_tf32
 from flopwatch.measure.limit import Limit, free_limit
 from flopwatch.measure.series import ProbeSeries
 from flopwatch.model.own import Model, OwnModel
 from flopwatch.record import BenchResult
 from flopwatch.store import Store
 from flopwatch.workload import Workload
+
+_CUDNN: Final = (
+    "torch lets cuDNN run fp32 convolutions and recurrent layers in tf32, above the fp32 peak:"
+    " torch.backends.cudnn.allow_tf32 = False in the factory keeps them in fp32"
+)
 
 
 class BenchSeries:
@@ -77,7 +85,11 @@ class BenchSeries:
             found = self.own_work(model, workload)
             if found.batch != workload.batch:
                 check_any_batch(model, found)
-            return found.step_work(workload)
+            work = found.step_work(workload)
+            may_use_tf32 = found.lets_cudnn_use_tf32 and self.machine.kind == "cuda" and has_tf32(self.machine)
+            if may_use_tf32 and workload.dtype == "fp32":
+                work = msgspec.structs.replace(work, notes=[*work.notes, _CUDNN])
+            return work
         return work_of(model, workload, self._convention, device=self.machine.torch_device)
 
     def request(self, spec: Model, workload: Workload, *, compiled: bool = False, repeat: int = 0) -> BenchRequest:

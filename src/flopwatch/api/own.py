@@ -30,6 +30,7 @@ class OwnWork(msgspec.Struct, frozen=True, kw_only=True):
     `batch` and `seq_len` are those of the inputs; a sample that is no sequence of tokens has length 1. `loss` is what
     backward started from. `predicted_parts` is the peak at this batch. `peak_lines` [a, b]: the peak at a batch from 2
     on is the highest a + b * batch, at batch 1 it is `first_peak_bytes`. `no_prediction`: why there is none.
+    `lets_cudnn_use_tf32`: fp32 convolutions or recurrent layers that cuDNN may run in tf32, as torch has it by default.
     """
 
     takes_batch: bool
@@ -48,6 +49,7 @@ class OwnWork(msgspec.Struct, frozen=True, kw_only=True):
     first_peak_bytes: int | None = None
     peak_lines: list[tuple[int, int]] | None = None
     no_prediction: str | None = None
+    lets_cudnn_use_tf32: bool = False
 
     def peak_bytes(self, batch: int) -> int | None:
         """The predicted peak at a batch; None where there is no prediction."""

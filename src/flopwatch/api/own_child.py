@@ -63,7 +63,7 @@ def own_work(arguments: dict[str, Any]) -> dict[str, Any]:
     }
     memory = _Memory(own, work, source, is_inside=arguments["is_inside"])
     if arguments["wanted"] == "work":
-        flops = _flops(own, work)
+        flops = _flops(own, work, source.module)
         peak = _without_failing(memory.parts)
         return facts | flops | peak | {"notes": [*flops["notes"], *memory.notes]}
     if arguments["wanted"] == "lines" and facts["takes_batch"]:
@@ -72,8 +72,8 @@ def own_work(arguments: dict[str, Any]) -> dict[str, Any]:
     return facts
 
 
-def _flops(own: OwnModel, workload: Workload) -> dict[str, Any]:
-    """FLOPs by dtype of one step, what was not counted, and which loss was taken."""
+def _flops(own: OwnModel, workload: Workload, module: torch.nn.Module) -> dict[str, Any]:
+    """FLOPs by dtype of one step, what was not counted, which loss was taken, and what may run in tf32."""
     kinds = ("meta", "fake", "real") if workload.precision == "pure" else ("fake", "real")  # autocast passes meta by
     made, loss_kind = _traced(own, workload, n_steps=1, kinds=kinds)
     by_dtype = {dtype: row for dtype, row in made.by_dtype().items() if row.model_flops}
@@ -83,7 +83,23 @@ def _flops(own: OwnModel, workload: Workload) -> dict[str, Any]:
         "hardware_flops": {dtype: row.hardware_flops - row.optimizer for dtype, row in by_dtype.items()},
         "uncounted": [msgspec.to_builtins(entry) for entry in made.uncounted],
         "notes": list(made.notes),
+        "lets_cudnn_use_tf32": _allows_tf32() and _uses_cudnn(made, module),
     }
+
+
+def _allows_tf32() -> bool:
+    """Whether cuDNN may run fp32 in tf32, once the user's code has set what it sets."""
+    try:
+        return torch.backends.cudnn.allow_tf32
+    except RuntimeError:  # set apart for convolutions and for recurrent layers
+        return True
+
+
+def _uses_cudnn(made: Trace, module: torch.nn.Module) -> bool:
+    """Whether the step has fp32 convolutions or recurrent layers, which cuDNN computes where there is one."""
+    convolves = any("convolution" in op and dtype == "fp32" for op, _, dtype, *_ in made.distinct())
+    recurs = (one for one in module.modules() if isinstance(one, torch.nn.RNNBase))
+    return convolves or any(next(one.parameters()).dtype == torch.float32 for one in recurs)
 
 
 def own_operators(arguments: dict[str, Any]) -> dict[str, Any]:

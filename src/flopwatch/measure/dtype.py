@@ -23,9 +23,14 @@ def default_dtype(machine: Machine) -> DType:
 
 def check_dtype(dtype: str, machine: Machine) -> None:
     """Raise InputError for a dtype that the machine would silently run as another: tf32, where that is no mode."""
-    if dtype != "tf32" or (machine.kind in {"cuda", "rocm"} and not _is_before_ampere(machine)):
+    if dtype != "tf32" or has_tf32(machine):
         return
     raise InputError(f"--dtype tf32: {machine.name} has no tf32", hint="it would run in fp32: use --dtype fp32")
+
+
+def has_tf32(machine: Machine) -> bool:
+    """Whether the machine has a mode in which fp32 matmuls run in tf32."""
+    return machine.kind in {"cuda", "rocm"} and not _is_before_ampere(machine)
 
 
 def _is_before_ampere(machine: Machine) -> bool:

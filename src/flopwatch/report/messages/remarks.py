@@ -256,6 +256,12 @@ _FOUND: Final[tuple[tuple[str, str], ...]] = (
         "{rate} ({date}, a lower bound: the machine was busy)",
         "{rate}（{date}，下界：当时机器繁忙）",
     ),
+    (
+        "torch lets cuDNN run fp32 convolutions and recurrent layers in tf32, above the fp32 peak:"
+        " torch.backends.cudnn.allow_tf32 = False in the factory keeps them in fp32",
+        "torch 允许 cuDNN 以 tf32 运行 fp32 的卷积和循环层，速度可超过 fp32 峰值："
+        "在工厂函数中设 torch.backends.cudnn.allow_tf32 = False 可使其保持 fp32",
+    ),
     # what records of earlier versions say
     (
         "the machine was busy before the timing began (load {n_load} a core): times may be too long",
