@@ -91,6 +91,14 @@ def test_another_network_of_the_same_name_is_told(listed):
     assert _warnings(before, before) == []
 
 
+def test_code_that_changed_is_no_other_network():
+    """A gate compares one state of the user's code with another: that is why it is asked."""
+    before, after = _bench(), _bench()
+    for data, fingerprint in ((before, "3b1f"), (after, "77e0")):
+        data["request"]["models"] = [{"factory": "my:build", "changes": {}, "folder": ".", "fingerprint": fingerprint}]
+    assert _warnings(before, after) == []
+
+
 def test_a_batch_that_was_only_predicted_is_told_from_one_that_ran():
     """`fit --predict-only` beside a verified fit."""
     before = json.loads((BENCH.parent / "fit.json").read_text(encoding="utf-8"))

@@ -318,10 +318,10 @@ def _model_warnings(before: Mapping[str, Any], after: Mapping[str, Any]) -> list
 
 
 def _models(asked: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """The models of a request by name, where it says what they are."""
+    """The specs of a request by name, where it has them; of the user's own code nothing is known but its files."""
     several = asked.get("models")
     given = [asked.get("spec"), *(several if isinstance(several, list) else [])]
-    return {str(one.get("name")): one for one in given if isinstance(one, Mapping)}
+    return {one["name"]: one for one in given if isinstance(one, Mapping) and "name" in one}
 
 
 def _pair_warnings(old: _Item, new: _Item) -> list[str]:
