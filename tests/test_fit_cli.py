@@ -80,14 +80,14 @@ def test_a_limit_below_batch_1_is_exit_3_and_kept(home):
 
 
 def wait_for_items(path, count):
-    for _ in range(600):
+    for _ in range(3000):
         time.sleep(0.02)
         if path.exists():
             with Store(path) as store:
                 runs = store.runs()
                 if runs and runs[0].n_items >= count:
                     return runs[0]
-    raise AssertionError("nothing was kept within 12 s")
+    raise AssertionError("too little was kept within a minute")
 
 
 # Half a batch from the next answer either way: a process's own heap moves by 0.1 MiB with its environment's size, and
@@ -114,7 +114,7 @@ def test_a_run_that_was_cut_off_goes_on_and_repeats_no_probe(home, unbroken, how
         wait_for_items(home / "runs.sqlite", 2)
         family = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(getattr(signal, how))
-        _, said = process.communicate(timeout=15)
+        _, said = process.communicate(timeout=60)
     assert process.returncode == code
     assert said == ("flopwatch: interrupted; what was measured is kept\n" if how == "SIGINT" else "")
     _, alive = psutil.wait_procs(family, timeout=10)
