@@ -20,12 +20,13 @@ from flopwatch.store import Store
 from flopwatch.workload import Workload
 
 SPEC = 'name = "{name}"\nn_layers = {n_layers}\nd_model = 88\nn_heads = 4\nvocab_size = 5003\nmax_seq_len = 72\n'
+LAYERS = {"small": 2, "deep": 3, "deeper": 6, "deepest": 10}
 
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """A folder with two spec files; one thread, so that a busy machine does not stretch the tests."""
-    for name, n_layers in (("small", 2), ("deep", 3)):
+    """A folder with spec files; one thread, so that a busy machine does not stretch the tests."""
+    for name, n_layers in LAYERS.items():
         (tmp_path / f"{name}.toml").write_text(SPEC.format(name=name, n_layers=n_layers))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.chdir(tmp_path)
@@ -92,17 +93,29 @@ def wait_for_items(path, count):
 
 # Half a batch from the next answer either way: a process's own heap moves by 0.1 MiB with its environment's size, and
 # at 64 MiB the larger network's batch 43 was within 0.05 MiB of the limit.
-TWO = ("fit", "small.toml", "deep.toml", "--dtype", "fp32", "--seq", "71", "--limit", "64.6MiB", "--phase", "forward")
+# Four networks, so that seconds are left to cut it off in after the second of its probes.
+FOUR = (
+    "fit",
+    *(f"{name}.toml" for name in LAYERS),
+    "--dtype",
+    "fp32",
+    "--seq",
+    "71",
+    "--limit",
+    "64.6MiB",
+    "--phase",
+    "forward",
+)
 
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
     """The results of the same run without a break."""
     folder = tmp_path_factory.mktemp("unbroken")
-    for name, n_layers in (("small", 2), ("deep", 3)):
+    for name, n_layers in LAYERS.items():
         (folder / f"{name}.toml").write_text(SPEC.format(name=name, n_layers=n_layers))
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command(*TWO, "--json"), capture_output=True, text=True, cwd=folder, env=environment)
+    done = subprocess.run(command(*FOUR, "--json"), capture_output=True, text=True, cwd=folder, env=environment)
     return json.loads(done.stdout)["results"]
 
 
@@ -110,20 +123,20 @@ def unbroken(tmp_path_factory):
 @pytest.mark.parametrize(("how", "code", "status"), [("SIGINT", 130, "interrupted"), ("SIGKILL", -9, "interrupted")])
 def test_a_run_that_was_cut_off_goes_on_and_repeats_no_probe(home, unbroken, how, code, status):
     """Ctrl-C and kill -9: no process stays, every probe that had ended is kept, --resume asks only for the rest."""
-    with subprocess.Popen(command(*TWO), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command(*FOUR), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         wait_for_items(home / "runs.sqlite", 2)
         family = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(getattr(signal, how))
         _, said = process.communicate(timeout=60)
-    assert process.returncode == code
-    assert said == ("flopwatch: interrupted; what was measured is kept\n" if how == "SIGINT" else "")
+    expected = "flopwatch: interrupted; what was measured is kept\n" if how == "SIGINT" else ""
+    assert (process.returncode, said) == (code, expected)
     _, alive = psutil.wait_procs(family, timeout=10)
     assert not alive
     with Store(home / "runs.sqlite") as store:
         (run,) = store.runs()
         before = {item.key: item for item in store.items(run.id)}
     assert run.status == status
-    done = flopwatch(*TWO, "--json", "--resume")
+    done = flopwatch(*FOUR, "--json", "--resume")
     assert done.returncode == 0, done.stderr
     assert f"resuming run 1: {len(before)} measurements are there already" in done.stderr
     with Store(home / "runs.sqlite") as store:
