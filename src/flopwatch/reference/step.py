@@ -82,9 +82,9 @@ def autocast_of(model: nn.Module, workload: Workload) -> contextlib.AbstractCont
 
     Raises SpecError for a dtype that torch does not cast to.
     """
-    workload.check_precision()
     if workload.precision == "pure":
         return contextlib.nullcontext()
+    workload.check_precision()
     first = next(model.parameters(), None)
     device_type = "cpu" if first is None or first.device.type == "meta" else first.device.type
     return torch.autocast(device_type, DTYPES[workload.dtype])
