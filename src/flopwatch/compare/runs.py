@@ -302,19 +302,13 @@ def _workload_warnings(before: Mapping[str, Any], after: Mapping[str, Any]) -> l
     old, new = before.get("workload"), after.get("workload")
     if not isinstance(old, Mapping) or not isinstance(new, Mapping):
         return []
-    both = [key for key in old if key in new and key not in _OF_ITEMS]
-    return [f"{key} is {old[key]} before and {new[key]} after" for key in both if old[key] != new[key]]
+    return [said for key, said in _differing(old, new) if key not in _OF_ITEMS]
 
 
 def _model_warnings(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """Fields of models that have one name in both requests and are not the same network."""
     old, new = _models(before), _models(after)
-    return [
-        f"{name}: {key} is {old[name][key]} before and {new[name][key]} after"
-        for name in old
-        for key in old[name]
-        if key in new.get(name, {}) and old[name][key] != new[name][key]
-    ]
+    return [f"{name}: {said}" for name in old if name in new for _, said in _differing(old[name], new[name])]
 
 
 def _models(asked: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -366,11 +360,14 @@ def _peak_warnings(old: _Item, new: _Item) -> list[str]:
 
 def _set_up_warnings(old: _Item, new: _Item) -> list[str]:
     """What of the step itself differs, so that a change may be that; a record that does not say is not asked."""
-    return [
-        f"{_name(old)}: {key} is {old.set_up[key]} before and {new.set_up[key]} after"
-        for key in old.set_up
-        if key in new.set_up and old.set_up[key] != new.set_up[key]
-    ]
+    return [f"{_name(old)}: {said}" for _, said in _differing(old.set_up, new.set_up)]
+
+
+def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The keys that both have with different values, and what is said of each."""
+    for key in old:
+        if key in new and old[key] != new[key]:
+            yield key, f"{key} is {old[key]} before and {new[key]} after"
 
 
 def _name(item: _Item) -> str:
