@@ -82,7 +82,7 @@ def test_what_a_machine_may_use_is_part_of_it(what):
 
 @pytest.mark.parametrize("listed", [True, False], ids=["models", "spec"])
 def test_another_network_of_the_same_name_is_told(listed):
-    """`gpt-small` and `gpt-small --set n_layers=24` have one name: what changed is the network."""
+    """A spec file that was edited keeps its name (`--set` changes it): what changed is the network."""
     before, after = _bench(), _bench()
     for data, n_layers in ((before, 12), (after, 24)):
         spec = {"name": "gpt-small", "n_layers": n_layers, "d_model": 768}
