@@ -13,9 +13,10 @@ from flopwatch.api import bench_series
 from flopwatch.api.explore import explore
 from flopwatch.compare.choices import Choice, choice_row, choices_for
 from flopwatch.compare.utilization import Ceiling
-from flopwatch.measure.bench import StepMeasurement
+from flopwatch.measure.bench import BenchRequest, StepMeasurement, is_step_done
 from flopwatch.measure.journal import MemoryJournal
 from flopwatch.measure.limit import given_limit
+from flopwatch.measure.series import ProbeSeries
 from flopwatch.measure.timing import timing_of
 from flopwatch.model.own import OwnModel
 from flopwatch.probe.protocol import ProbeOutcome
@@ -211,7 +212,7 @@ def test_a_choice_that_takes_for_ever_is_given_up_and_a_compilation_is_not(bench
     class Patient(Hardware):
         def __call__(self, request, *, on_progress=None):
             asked_s.append((request.job, request.arguments.get("compiled", False), request.timeout_s))
-            if request.arguments.get("workload", {}).get("dtype") == "bf16":
+            if request.job == "bench_step" and request.arguments["workload"]["dtype"] == "bf16":
                 return ProbeOutcome(outcome="timeout", failure="timeout", error="not within 61.5 s", wall_s=61.5)
             return super().__call__(request, on_progress=on_progress)
 
@@ -225,6 +226,38 @@ def test_a_choice_that_takes_for_ever_is_given_up_and_a_compilation_is_not(bench
     asked_s.clear()
     explore(SPEC, WORK, benches(Patient(), timeout_s=300.0), timeout_s=300.0)  # as `--timeout 300` asks for
     assert {timeout_s for job, _, timeout_s in asked_s if job == "bench_step"} == {300.0}
+
+
+@pytest.mark.parametrize(("first_s", "is_timed"), [(28.0, True), (30.0, False)])
+def test_a_dtype_is_given_up_after_one_step_that_takes_too_long_for_seven(benches, first_s, is_timed):
+    """A base of 0.03 s a step: 61.5 s hold seven of 8.8 s each, so the first has that and 20 s to begin: 28.8 s."""
+    asked = []
+
+    class Emulated(Hardware):
+        def __call__(self, request, *, on_progress=None):
+            asked.append((request.job, request.arguments.get("workload", {}).get("dtype")))
+            if request.job == "fit_step" and first_s > request.timeout_s:
+                return ProbeOutcome(outcome="timeout", failure="timeout", error="too long", wall_s=request.timeout_s)
+            return super().__call__(request, on_progress=on_progress)
+
+    rows = {(row.choice, row.value): row for row in explore(SPEC, WORK, benches(Emulated(), timeout_s=1800.0)).choices}
+    assert (("bench_step", "bf16") in asked) == is_timed
+    assert ("fit_step", "fp32") not in asked
+    for row in (rows["dtype", "bf16"], rows["dtype", "bf16 autocast"]):
+        assert (row.tokens_per_s is not None) == is_timed
+        said = "not timed: one step was not done in 28.8 s, 960 times what the base takes (--timeout gives it more)"
+        assert row.reason == (None if is_timed else said)
+    assert rows["batch", "6"].tokens_per_s is not None
+    asked.clear()
+    explore(SPEC, WORK, benches(Emulated(), timeout_s=80.0), timeout_s=80.0)  # 11.4 s each and 20 s
+    assert ("bench_step", "bf16") in asked
+
+
+def test_the_one_step_ahead_is_the_step_that_is_timed():
+    """A real probe of a tiny network answers it."""
+    request = BenchRequest(spec=SPEC, workload=WORK, limit=given_limit(4 << 30))
+    assert is_step_done(request, ProbeSeries(), within_s=60.0)
+    assert not is_step_done(request, ProbeSeries(), within_s=0.01)
 
 
 def test_on_a_card_nothing_is_timed_in_turn(benches):

@@ -10,15 +10,17 @@ import msgspec
 from flopwatch.api.bench_series import BenchSeries
 from flopwatch.compare.choices import Choice, choice_row, choices_for, failed_row, in_turn_row
 from flopwatch.errors import FlopwatchError
-from flopwatch.measure.bench import BenchRequest, StepMeasurement, bench_step
+from flopwatch.measure.bench import LEAST_STEPS, BenchRequest, StepMeasurement, bench_step, is_step_done
 from flopwatch.measure.turns import time_in_turn
 from flopwatch.model.own import Model, OwnModel
 from flopwatch.probe.turns import TurnPlan
 from flopwatch.record import BenchResult, ChoiceRow
+from flopwatch.units import format_seconds
 from flopwatch.workload import Workload
 
 _PLAN: Final = TurnPlan(target_s=2.0, most_s=5.0, sure_fraction=0.01)
 _MOST_IN_TURN: Final = 6
+_FIRST_STEP_S: Final = 20.0  # what a first step may take beyond the others: a context, the network, its memory
 _LEAST_PATIENCE_S, _PATIENT_STEPS = 60.0, 50
 _Unsure = tuple[int, Choice, StepMeasurement]
 """The place of a row that leaves unsure whether its choice pays, the choice, and how it was timed alone."""
@@ -50,7 +52,8 @@ def explore(
         if timeout_s is not None or choice.compiled == compiled:  # a first compilation takes as long as it takes
             request = msgspec.structs.replace(request, timeout_s=min(request.timeout_s, patience_s))
         try:
-            tried.append((choice, bench_step(request, benches.series)))
+            why_not = _why_hopeless(request, choice, first, benches)
+            tried.append((choice, why_not or bench_step(request, benches.series)))
         except FlopwatchError as error:
             tried.append((choice, str(error)))
     again = bench_step(benches.request(spec, workload, compiled=compiled, repeat=1), benches.series)
@@ -81,11 +84,24 @@ def explore(
 
 
 def _patience_s(base: StepMeasurement) -> float:
-    """How long a choice is timed at most: one five times slower than the base has its steps in it, and nothing beyond.
-
-    A CPU without instructions for a dtype may be a hundred times slower in it: hours that say nothing but that.
-    """
+    """How long a choice is timed at most: one five times slower than the base has its steps in it."""
     return _LEAST_PATIENCE_S + _PATIENT_STEPS * base.timing.median_s
+
+
+def _why_hopeless(request: BenchRequest, choice: Choice, base: StepMeasurement, benches: BenchSeries) -> str | None:
+    """Why a step of another dtype is not timed: one of them shows that the time is too short for the samples.
+
+    A CPU without instructions for a dtype may be a hundred times slower in it: that is worth one step, not seven.
+    """
+    if choice.name != "dtype":
+        return None
+    within_s = min(request.timeout_s, _FIRST_STEP_S + request.timeout_s / LEAST_STEPS)
+    if is_step_done(request, benches.series, within_s=within_s):
+        return None
+    return (
+        f"not timed: one step was not done in {format_seconds(within_s)}, {within_s / base.timing.median_s:.0f} times"
+        " what the base takes (--timeout gives it more)"
+    )
 
 
 def _groups(unsure: Sequence[_Unsure], base: StepMeasurement, benches: BenchSeries) -> list[list[_Unsure]]:

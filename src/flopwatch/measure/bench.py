@@ -18,8 +18,10 @@ from flopwatch.probe.sampling import N_STEPS_BEFORE, SamplePlan, was_warm
 from flopwatch.units import format_bytes
 from flopwatch.workload import Workload
 
-_BUSY_CORES: Final = 0.15  # what a quiet system uses for itself stays below
 _ENOUGH_SAMPLES: Final = 5
+LEAST_STEPS: Final = N_STEPS_BEFORE + _ENOUGH_SAMPLES
+"""A step is timed that has as many within its time."""
+_BUSY_CORES: Final = 0.15  # what a quiet system uses for itself stays below
 _MANY_PAGES: Final = 1000
 _KERNEL_FRACTION: Final = 0.1
 _SKEW_FRACTION: Final = 0.02  # a clock that is being set moves by less; one that is off by more spoils the figure
@@ -110,6 +112,15 @@ def bench_step(request: BenchRequest, series: ProbeSeries) -> StepMeasurement:
         ],
         disturbed=others[0] if others else None,
     )
+
+
+def is_step_done(request: BenchRequest, series: ProbeSeries, *, within_s: float) -> bool:
+    """Whether the first step is done in that time; what else may become of it is for `bench_step` to say."""
+    asked = request.probe()
+    arguments = {**asked.arguments, "n_steps": 1}
+    one_step = msgspec.structs.replace(asked, job="fit_step", arguments=arguments, timeout_s=within_s)
+    series.watch(Progress(label=f"{request.spec.name} {request.workload.phase}: one step in {request.workload.dtype}"))
+    return series.ask(one_step).outcome != "timeout"
 
 
 def joined(one: StepMeasurement, other: StepMeasurement) -> StepMeasurement:

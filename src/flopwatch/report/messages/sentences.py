@@ -222,6 +222,10 @@ _MEASURED: Final[tuple[tuple[str, str], ...]] = (
         "{n_percent}% 的 CPU 时间是系统的：每一步都归还内存，又重新取得 {n_pages} 个内存页",
     ),
     (
+        "not timed: one step was not done in {seconds}, {n_times} times what the base takes (--timeout gives it more)",
+        "没有计时：一步在 {seconds} 内没有做完，已是基准的 {n_times} 倍（--timeout 可给它更多时间）",
+    ),
+    (
         "the base itself changed by {n_percent} % from its first run to its last: the machine is not quiet,"
         " and the intervals of the choices are as wide",
         "基准本身从第一次到最后一次变化了 {n_percent} %：机器并不空闲，各选择的区间也同样宽",
