@@ -42,20 +42,12 @@ def explore(
     slower than the base takes, or a compilation.
     """
     first, result = benches.measure(spec, workload, compiled=compiled)
-    patience_s = _patience_s(first) if timeout_s is None else timeout_s
-    tried: list[tuple[Choice, StepMeasurement | str]] = []
     fixed = _fixed(spec, workload, benches)
-    for choice in choices_for(workload, kind=benches.machine.kind, compiled=compiled):
-        if choice.name in fixed:
-            continue
-        request = benches.request(spec, choice.workload, compiled=choice.compiled)
-        if timeout_s is not None or choice.compiled == compiled:  # a first compilation takes as long as it takes
-            request = msgspec.structs.replace(request, timeout_s=min(request.timeout_s, patience_s))
-        try:
-            why_not = _why_hopeless(request, choice, first, benches)
-            tried.append((choice, why_not or bench_step(request, benches.series)))
-        except FlopwatchError as error:
-            tried.append((choice, str(error)))
+    tried = [
+        (choice, _tried(spec, choice, first, benches, timeout_s=timeout_s, may_compile=choice.compiled != compiled))
+        for choice in choices_for(workload, kind=benches.machine.kind, compiled=compiled)
+        if choice.name not in fixed
+    ]
     again = bench_step(benches.request(spec, workload, compiled=compiled, repeat=1), benches.series)
     base = [first, again]
     same = Choice(name="base", value="again", workload=workload, compiled=compiled)
@@ -83,6 +75,26 @@ def explore(
     return msgspec.structs.replace(result, choices=rows, details=details)
 
 
+def _tried(
+    spec: Model,
+    choice: Choice,
+    base: StepMeasurement,
+    benches: BenchSeries,
+    *,
+    timeout_s: float | None,
+    may_compile: bool,
+) -> StepMeasurement | str:
+    """How long the choice's step takes, or why that is not known. A first compilation takes as long as it takes."""
+    request = benches.request(spec, choice.workload, compiled=choice.compiled)
+    if timeout_s is not None or not may_compile:
+        patience_s = _patience_s(base) if timeout_s is None else timeout_s
+        request = msgspec.structs.replace(request, timeout_s=min(request.timeout_s, patience_s))
+    try:
+        return _why_hopeless(request, choice, base, benches) or bench_step(request, benches.series)
+    except FlopwatchError as error:
+        return str(error)
+
+
 def _patience_s(base: StepMeasurement) -> float:
     """How long a choice is timed at most: one five times slower than the base has its steps in it."""
     return _LEAST_PATIENCE_S + _PATIENT_STEPS * base.timing.median_s
@@ -92,8 +104,9 @@ def _why_hopeless(request: BenchRequest, choice: Choice, base: StepMeasurement, 
     """Why a step of another dtype is not timed: one of them shows that the time is too short for the samples.
 
     A CPU without instructions for a dtype may be a hundred times slower in it: that is worth one step, not seven.
+    A compiled step is not asked, as it is compiled anew for the dtype.
     """
-    if choice.name != "dtype":
+    if choice.name != "dtype" or choice.compiled:
         return None
     within_s = min(request.timeout_s, _FIRST_STEP_S + request.timeout_s / LEAST_STEPS)
     if is_step_done(request, benches.series, within_s=within_s):
