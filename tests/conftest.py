@@ -1,11 +1,19 @@
 """What all tests share: an empty place for the user's files, and the flag that rewrites golden files."""
 
+import signal
+
 import pytest
 
 
 def pytest_addoption(parser):
     """`pytest --update-golden` writes what the code says now into the golden files, to be read in the diff."""
     parser.addoption("--update-golden", action="store_true", help="rewrite golden files instead of comparing")
+
+
+def pytest_configure():
+    """What a shell starts in the background (`make test &`) ignores Ctrl-C, and so would all that the tests start."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
