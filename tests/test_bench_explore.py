@@ -20,6 +20,7 @@ from flopwatch.measure.series import ProbeSeries
 from flopwatch.measure.timing import timing_of
 from flopwatch.model.own import OwnModel
 from flopwatch.probe.protocol import ProbeOutcome
+from flopwatch.probe.runner import ProbeRunner
 from flopwatch.record import json_schema
 from flopwatch.workload import Workload
 
@@ -260,8 +261,10 @@ def test_a_dtype_is_given_up_after_one_step_that_takes_too_long_for_seven(benche
 def test_the_one_step_ahead_is_the_step_that_is_timed():
     """A real probe of a tiny network answers it."""
     request = BenchRequest(spec=SPEC, workload=WORK, limit=given_limit(4 << 30))
-    assert is_step_done(request, ProbeSeries(), within_s=60.0)
-    assert not is_step_done(request, ProbeSeries(), within_s=0.01)
+    with ProbeRunner() as runner:
+        series = ProbeSeries(run=runner.run)
+        assert is_step_done(request, series, within_s=60.0)
+        assert not is_step_done(request, series, within_s=0.01)
 
 
 def test_on_a_card_nothing_is_timed_in_turn(benches):
