@@ -23,11 +23,15 @@ SPEC = 'name = "{name}"\nn_layers = {n_layers}\nd_model = 88\nn_heads = 4\nvocab
 LAYERS = {"small": 2, "deep": 3, "small-too": 2, "deep-too": 3}
 
 
+def write_specs(folder):
+    for name, n_layers in LAYERS.items():
+        (folder / f"{name}.toml").write_text(SPEC.format(name=name, n_layers=n_layers))
+
+
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     """A folder with spec files; one thread, so that a busy machine does not stretch the tests."""
-    for name, n_layers in LAYERS.items():
-        (tmp_path / f"{name}.toml").write_text(SPEC.format(name=name, n_layers=n_layers))
+    write_specs(tmp_path)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -113,8 +117,7 @@ FOUR = (
 def unbroken(tmp_path_factory):
     """The results of the same run without a break."""
     folder = tmp_path_factory.mktemp("unbroken")
-    for name, n_layers in LAYERS.items():
-        (folder / f"{name}.toml").write_text(SPEC.format(name=name, n_layers=n_layers))
+    write_specs(folder)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command(*FOUR, "--json"), capture_output=True, text=True, cwd=folder, env=environment)
     return json.loads(done.stdout)["results"]
